@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction set (docs/spec.md section 7): the one table that compiler and sequencer share."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+WORDS = 8
+BYTES = 8 * WORDS
+#: Cycles within which the array must not be given the same pixel twice (field ``gap``).
+PIXEL_SPACING = 8
+
+
+class Opcode(IntEnum):
+    """What an instruction does."""
+
+    BEGIN = 0x01
+    END = 0x02
+    CONV = 0x10
+    IMAGE = 0x11
+    POOL = 0x12
+    STORE = 0x13
+    LOOP = 0x20
+    ENDLOOP = 0x21
+
+
+class Error(IntEnum):
+    """Error codes of register ERROR (docs/spec.md section 9)."""
+
+    NONE = 0
+    OPCODE = 1
+    INSTRUCTION_SIGNATURE = 2
+    MASK_SIGNATURE = 3
+    AFFINE_SIGNATURE = 4
+    BUS_READ = 5
+    BUS_WRITE = 6
+    WINDOW = 7
+    WATCHDOG = 8
+    TARGET = 9
+    LOOP = 10
+    ABORTED = 11
+    FIELD = 12
+
+
+class Field(NamedTuple):
+    """A bit field: ``width`` bits from bit ``lsb`` of 64-bit word ``word``."""
+
+    word: int
+    lsb: int
+    width: int
+
+
+FIELDS = {
+    "opcode": Field(0, 0, 8),
+    "kernel": Field(0, 8, 4),
+    "stride": Field(0, 12, 4),
+    "passes": Field(0, 16, 4),
+    "out_bits": Field(0, 20, 4),
+    "residual": Field(0, 24, 1),
+    "logits": Field(0, 25, 1),
+    "gap": Field(0, 26, 1),
+    "blocks": Field(0, 32, 16),
+    "in_words": Field(0, 48, 16),
+    "in_h": Field(1, 0, 16),
+    "in_w": Field(1, 16, 16),
+    "out_h": Field(1, 32, 16),
+    "out_w": Field(1, 48, 16),
+    "src": Field(2, 0, 32),
+    "dst": Field(2, 32, 32),
+    "res": Field(3, 0, 32),
+    "tile_rows": Field(3, 32, 16),
+    "out_words": Field(3, 48, 16),
+    "seed": Field(4, 0, 64),
+    "offset": Field(5, 0, 32),
+    "count": Field(5, 32, 32),
+    "mask_signature": Field(6, 0, 64),
+    "signature": Field(7, 0, 64),
+}
