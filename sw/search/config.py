@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TOML file of a search, read into frozen dataclasses.
+
+Every unknown key, missing key and bad value is refused with a `ValueError` (or `TypeError`, for a
+value of the wrong kind) that names the key, what is allowed, and what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "DATASETS",
+    "ModelConfig",
+    "PhaseConfig",
+    "SearchConfig",
+    "StageConfig",
+    "StemConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_config",
+]
+
+# Number of classes and image size of every data set the search can read.
+DATASETS = {"cifar100": (100, 32)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemConfig:
+    """First convolution, on the image, with an optional 3x3 max pool of stride 2 after it."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    pool: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("model.stem.channels", self.channels, 1)
+        _one_of("model.stem.kernel", self.kernel, (1, 3, 5, 7))
+        _one_of("model.stem.stride", self.stride, (1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """`blocks` residual blocks; in a folded stage all but the first are one recurrent block.
+
+    `channels` is the width of the stage's output and `mid` the inner width of a bottleneck. The
+    stride belongs to the first block.
+    """
+
+    blocks: int
+    channels: int
+    block: str = "basic"
+    mid: int = 0
+    stride: int = 1
+    folded: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("model.stages.blocks", self.blocks, 1)
+        _at_least("model.stages.channels", self.channels, 1)
+        _one_of("model.stages.block", self.block, ("basic", "bottleneck"))
+        _one_of("model.stages.stride", self.stride, (1, 2))
+        if self.block == "bottleneck":
+            _at_least("model.stages.mid", self.mid, 1)
+        elif self.mid != 0:
+            raise ValueError(
+                f"Key 'model.stages.mid' is for bottleneck blocks only, not {self.mid!r} "
+                f"in a {self.block} block"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network: stem, stages, classifier, and how masks and signs are made.
+
+    `top_k` is the share of weights that every layer keeps. `seed` gives the weight signs.
+    `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
+    recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
+    published, instead of by the score itself.
+    """
+
+    name: str
+    stem: StemConfig
+    stages: tuple[StageConfig, ...]
+    classes: int
+    top_k: float = 0.3
+    seed: int = 1
+    affine: str = "recurrent"
+    magnitude: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("Key 'model.name' must be a non-empty string, not ''")
+        if not self.stages:
+            raise ValueError("Key 'model.stages' must list at least 1 stage, not 0")
+        _at_least("model.classes", self.classes, 2)
+        if not 0.0 < self.top_k <= 1.0:
+            raise ValueError(f"Key 'model.top_k' must be above 0 and up to 1, not {self.top_k!r}")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"Key 'model.seed' must be 0 to 2**64 - 1, not {self.seed!r}")
+        _one_of("model.affine", self.affine, ("recurrent", "all", "none"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """`epochs` epochs on images resized to `size` x `size` pixels."""
+
+    epochs: int
+    size: int
+
+    def __post_init__(self) -> None:
+        _at_least("train.phases.epochs", self.epochs, 1)
+        _at_least("train.phases.size", self.size, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the scores are trained: SGD with momentum, linear warm-up, then a cosine to 0.
+
+    The warm-up is given in epochs. `weight_decay` acts on scores, not on batch norms.
+    `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
+    `precision` is the type of activations and effective weights; scores stay float32.
+    `eval_every` is in epochs; the last epoch is always evaluated.
+    """
+
+    phases: tuple[PhaseConfig, ...]
+    batch: int = 128
+    lr: float = 0.1
+    norm_lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 1.0
+    label_smoothing: float = 0.1
+    crop_padding: int = 4
+    flip: bool = True
+    precision: str = "fp32"
+    seed: int = 0
+    eval_every: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("Key 'train.phases' must list at least 1 phase, not 0")
+        _at_least("train.batch", self.batch, 2)
+        for key in ("lr", "norm_lr"):
+            _range(f"train.{key}", getattr(self, key), 0.0, math.inf)
+        _range("train.momentum", self.momentum, 0.0, 0.9999)
+        _range("train.weight_decay", self.weight_decay, 0.0, 1.0)
+        _range("train.warmup", self.warmup, 0.0, float(self.epochs))
+        _range("train.label_smoothing", self.label_smoothing, 0.0, 0.9)
+        _at_least("train.crop_padding", self.crop_padding, 0)
+        _at_least("train.seed", self.seed, 0)
+        _at_least("train.eval_every", self.eval_every, 1)
+        _one_of("train.precision", self.precision, ("fp32", "bf16"))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def size_of(self, epoch: int) -> int:
+        """Image size of `epoch` (0 .. epochs - 1)."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase.size
+            epoch -= phase.epochs
+        raise ValueError(f"Epoch must be 0 to {self.epochs - 1}, not {epoch + self.epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A whole search: data set, network, training."""
+
+    dataset: str
+    model: ModelConfig
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        _one_of("dataset", self.dataset, tuple(DATASETS))
+        classes = DATASETS[self.dataset][0]
+        if self.model.classes != classes:
+            raise ValueError(
+                f"Key 'model.classes' must be {classes} for dataset {self.dataset!r}, "
+                f"not {self.model.classes!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, accepted by `parse_config`."""
+        return _plain(dataclasses.asdict(self))
+
+
+def load_config(path: str | Path) -> SearchConfig:
+    """Read a TOML file; `ValueError` names the file, then what is wrong in it."""
+    try:
+        with open(path, "rb") as file:
+            return parse_config(tomllib.load(file))
+    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_config(data: dict[str, Any]) -> SearchConfig:
+    """A `SearchConfig` from the tables of a TOML file."""
+    config = _build(SearchConfig, data, "")
+    assert isinstance(config, SearchConfig)
+    return config
+
+
+# Keys that hold a table, or a list of tables.
+_TABLES: dict[str, type] = {"model": ModelConfig, "stem": StemConfig, "train": TrainConfig}
+_LISTS: dict[str, type] = {"stages": StageConfig, "phases": PhaseConfig}
+_KINDS = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def _build(cls: type, data: Any, prefix: str) -> Any:
+    if not isinstance(data, dict):
+        raise TypeError(f"Key {prefix.rstrip('.')!r} must be a table, not {data!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            raise ValueError(f"Key {prefix + key!r} is unknown; allowed: {', '.join(fields)}")
+    values = {}
+    for name, field in fields.items():
+        key = prefix + name
+        if name not in data:
+            if field.default is dataclasses.MISSING:
+                raise ValueError(f"Key {key!r} is missing")
+        elif name in _TABLES:
+            values[name] = _build(_TABLES[name], data[name], f"{key}.")
+        elif name in _LISTS:
+            if not isinstance(data[name], (list, tuple)):
+                raise TypeError(f"Key {key!r} must be a list of tables, not {data[name]!r}")
+            values[name] = tuple(_build(_LISTS[name], item, f"{key}.") for item in data[name])
+        else:
+            values[name] = _scalar(key, data[name], str(field.type))
+    return cls(**values)
+
+
+def _scalar(key: str, value: Any, kind: str) -> Any:
+    if kind == "float" and type(value) is int:
+        value = float(value)
+    if type(value) is not _KINDS[kind]:
+        raise TypeError(f"Key {key!r} must be of type {kind}, not {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _at_least(key: str, value: int, low: int) -> None:
+    if value < low:
+        raise ValueError(f"Key {key!r} must be {low} or more, not {value!r}")
+
+
+def _range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"Key {key!r} must be {low:g} to {high:g}, not {value!r}")
+
+
+def _one_of(key: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        names = ", ".join(repr(item) for item in allowed)
+        raise ValueError(f"Key {key!r} must be one of {names}, not {value!r}")

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folded residual networks.
+
+A stage is a first block, which may change the shape, and `blocks - 1` more. In a folded stage
+those are one recurrent block: the same convolutions run `blocks - 1` times, each time with its own
+batch norms (Garcia-Arias et al., "Hidden-fold networks", BMVC 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiddenfold.sw import signs
+from hiddenfold.sw.search.config import ModelConfig, StageConfig
+from hiddenfold.sw.search.supermask import MaskedConv2d
+
+__all__ = ["Block", "FoldedResNet", "conv_layers", "macs"]
+
+
+class _Streams:
+    """Makes masked convolutions, numbering their sign streams in order of creation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._state = signs.splitmix64(config.seed)
+        self._next = 0
+
+    def conv(self, cin: int, cout: int, kernel: int, stride: int) -> MaskedConv2d:
+        return MaskedConv2d(cin, cout, kernel, stride, **self._options())
+
+    def stem(self, cout: int, kernel: int, stride: int) -> StemConv2d:
+        return StemConv2d(cout, kernel, stride, image_channels=3, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        stream = self._next
+        self._next += 1
+        return {
+            "seed_state": self._state,
+            "stream": stream,
+            "top_k": self._config.top_k,
+            "magnitude": self._config.magnitude,
+        }
+
+
+class StemConv2d(MaskedConv2d):
+    """A KxK convolution of an image whose signs and masks are those of a 1x1 convolution.
+
+    The image is unfolded into K*K*3 channels, channel (ky * K + kx) * 3 + c, so `scores` and
+    `weights` have the shape [Cout, K*K*3, 1, 1]; the convolution itself runs on the plain image.
+    """
+
+    def __init__(
+        self, cout: int, kernel: int, stride: int, *, image_channels: int, **options: Any
+    ) -> None:
+        super().__init__(kernel * kernel * image_channels, cout, 1, 1, **options)
+        self.image_channels = image_channels
+        self.image_kernel = kernel
+        self.image_stride = stride
+
+    def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight as a [Cout, 3, K, K] tensor."""
+        k = self.image_kernel
+        flat = super().effective_weight(dtype).reshape(self.out_channels, k, k, -1)
+        return flat.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Convolve an image batch [N, 3, H, W]."""
+        if weight is None:
+            weight = self.effective_weight(x.dtype)
+        return F.conv2d(x, weight, stride=self.image_stride, padding=(self.image_kernel - 1) // 2)
+
+
+class Block(nn.Module):
+    """Residual block, basic or bottleneck, run `iterations` times with unshared batch norms.
+
+    y = relu(bn(conv(...)) + shortcut); the shortcut is the input or, when the shape changes, a 1x1
+    convolution with its own batch norm.
+    """
+
+    def __init__(
+        self,
+        streams: _Streams,
+        stage: StageConfig,
+        cin: int,
+        stride: int,
+        iterations: int,
+        affine: bool,
+    ) -> None:
+        super().__init__()
+        cout, mid = stage.channels, stage.mid
+        if stage.block == "basic":
+            shapes = [(cin, cout, 3, stride), (cout, cout, 3, 1)]
+        else:
+            shapes = [(cin, mid, 1, 1), (mid, mid, 3, stride), (mid, cout, 1, 1)]
+        self.iterations = iterations
+        self.convs = nn.ModuleList([streams.conv(*shape) for shape in shapes])
+        self.norms = nn.ModuleList(
+            [
+                nn.ModuleList([nn.BatchNorm2d(shape[1], affine=affine) for shape in shapes])
+                for _ in range(iterations)
+            ]
+        )
+        self.shortcut: MaskedConv2d | None = None
+        self.shortcut_norm: nn.BatchNorm2d | None = None
+        if stride != 1 or cin != cout:
+            self.shortcut = streams.conv(cin, cout, 1, stride)
+            self.shortcut_norm = nn.BatchNorm2d(cout, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run all iterations on `x`."""
+        weights = [conv.effective_weight(x.dtype) for conv in self.convs]
+        last = len(self.convs) - 1
+        for norms in self.norms:
+            if self.shortcut is None or self.shortcut_norm is None:
+                residual = x
+            else:
+                residual = self.shortcut_norm(self.shortcut(x))
+            for i, (conv, norm) in enumerate(zip(self.convs, norms)):
+                x = norm(conv(x, weights[i]))
+                x = F.relu(x if i < last else x + residual, inplace=True)
+        return x
+
+
+class FoldedResNet(nn.Module):
+    """Folded residual network with masked random weights, defined by a `ModelConfig`.
+
+    Input: float images [N, 3, H, W] in 0 .. 1, any H and W. Output: logits [N, classes], float32.
+    Sign streams are numbered stem, blocks (convolutions in order, then the shortcut), classifier.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        streams = _Streams(config)
+        stem = config.stem
+        self.stem = streams.stem(stem.channels, stem.kernel, stem.stride)
+        everywhere = config.affine == "all"
+        self.stem_norm = nn.BatchNorm2d(stem.channels, affine=everywhere)
+        self.stages = nn.ModuleList()
+        cin = stem.channels
+        for stage in config.stages:
+            blocks = nn.ModuleList([Block(streams, stage, cin, stage.stride, 1, everywhere)])
+            cin = stage.channels
+            rest = stage.blocks - 1
+            if stage.folded and rest:
+                affine = everywhere or config.affine == "recurrent"
+                blocks.append(Block(streams, stage, cin, 1, rest, affine))
+            else:
+                blocks.extend(Block(streams, stage, cin, 1, 1, everywhere) for _ in range(rest))
+            self.stages.append(blocks)
+        self.classifier = streams.conv(cin, config.classes, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
+        if self.config.stem.pool:
+            x = F.max_pool2d(x, 3, 2, 1)
+        for blocks in self.stages:
+            for block in blocks:
+                x = block(x)
+        features = x.float().mean((2, 3))
+        return F.linear(features, self.classifier.effective_weight().flatten(1))
+
+
+def conv_layers(model: nn.Module) -> Iterator[tuple[str, MaskedConv2d]]:
+    """Name and module of every masked layer, in stream order."""
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, MaskedConv2d)]
+    return iter(sorted(layers, key=lambda item: item[1].stream))
+
+
+def macs(model: FoldedResNet, size: int) -> int:
+    """Nominal multiply-accumulates, padding included, of one `size` x `size` image."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, MaskedConv2d)
+        total += output.shape[2] * output.shape[3] * module.scores.numel()
+
+    handles = [m.register_forward_hook(count) for _, m in conv_layers(model)]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, size, size))
+    model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return total + model.classifier.scores.numel()

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weight signs from one LFSR orbit, and the packing of signs and masks into 64-bit words.
+
+Everything here is vectorised numpy. The bits are those of `docs/spec.md`: the state of the
+64-bit Fibonacci register holds 64 consecutive bits b[n] .. b[n+63] of the sequence
+b[n+64] = b[n+4] ^ b[n+3] ^ b[n+1] ^ b[n], lowest index in bit 0. Output channel `oc` of the layer
+with stream index `l` reads the sequence from position `l * 2**56 + oc * 2**40` on, 64 bits (one
+word) at a time, words ordered by (tap, input-channel word), the centre tap first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "STREAM_SPACING",
+    "CHANNEL_SPACING",
+    "WORD_BITS",
+    "channel_states",
+    "jump",
+    "layer_state",
+    "leap",
+    "pack",
+    "sign_tensor",
+    "sign_words",
+    "splitmix64",
+    "tap_order",
+    "unpack",
+    "words_per_channel",
+]
+
+WORD_BITS = 64
+STREAM_SPACING = 1 << 56
+CHANNEL_SPACING = 1 << 40
+
+_MASK64 = (1 << 64) - 1
+# x**64 mod p(x), with p(x) = x**64 + x**4 + x**3 + x + 1.
+_REDUCTION = 0b11011
+
+
+def splitmix64(seed: int) -> int:
+    """The model state of a user seed: one step of SplitMix64, with 0 replaced by 1.
+
+    `seed` is any integer, taken modulo 2**64. The constants are those of Steele, Lea and Flood,
+    "Fast splittable pseudorandom number generators" (OOPSLA 2014).
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"Seed must be an integer, not {seed!r}")
+    z = (seed + 0x9E3779B97F4A7C15) & _MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return (z ^ (z >> 31)) or 1
+
+
+def leap(states: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The states after 64 single steps, that is the next 64 bits of every sequence."""
+    s = np.asarray(states, dtype=np.uint64)
+    # Bits 0..59 of the next word only need bits of this one; bits 60..63 also need bits 0..3 of
+    # the next word, which are complete in `t` and are folded in by the left shifts.
+    t = s ^ (s >> np.uint64(1)) ^ (s >> np.uint64(3)) ^ (s >> np.uint64(4))
+    return t ^ (t << np.uint64(60)) ^ (t << np.uint64(61)) ^ (t << np.uint64(63))
+
+
+def _multiply(a: int, b: int) -> int:
+    """Product of two polynomials over GF(2), bit i being the coefficient of x**i, modulo p(x)."""
+    product = 0
+    while b:
+        if b & 1:
+            product ^= a
+        b >>= 1
+        a <<= 1
+        if a >> 64:
+            a = (a & _MASK64) ^ _REDUCTION
+    return product
+
+
+def _power_of_x(exponent: int) -> int:
+    """x**exponent modulo p(x)."""
+    result, square = 1, 2
+    while exponent:
+        if exponent & 1:
+            result = _multiply(result, square)
+        square = _multiply(square, square)
+        exponent >>= 1
+    return result
+
+
+def jump(states: NDArray[np.uint64], exponent: int) -> NDArray[np.uint64]:
+    """The states after `exponent` (>= 0) single steps, in a time that hardly depends on it."""
+    if isinstance(exponent, bool) or not isinstance(exponent, int):
+        raise TypeError(f"Exponent must be an integer, not {exponent!r}")
+    if exponent < 0:
+        raise ValueError(f"Exponent must be 0 or more, not {exponent}")
+    low = np.asarray(states, dtype=np.uint64)
+    high = leap(low)
+    c = _power_of_x(exponent)
+    # The new state is the sum over the set coefficients i of the windows b[n+i] .. b[n+i+63].
+    result = low.copy() if c & 1 else np.zeros_like(low)
+    for i in range(1, WORD_BITS):
+        if c >> i & 1:
+            result = result ^ (low >> np.uint64(i)) ^ (high << np.uint64(WORD_BITS - i))
+    return result
+
+
+def layer_state(seed_state: int, stream: int) -> int:
+    """State of output channel 0 of the layer with stream index `stream` (0 .. 255)."""
+    _check_state(seed_state)
+    if isinstance(stream, bool) or not isinstance(stream, int):
+        raise TypeError(f"Stream index must be an integer, not {stream!r}")
+    if not 0 <= stream <= 255:
+        raise ValueError(f"Stream index must be 0 to 255, not {stream}")
+    return int(jump(np.array([seed_state], dtype=np.uint64), stream * STREAM_SPACING)[0])
+
+
+def channel_states(state: int, out_channels: int) -> NDArray[np.uint64]:
+    """Start states of `out_channels` (1 .. 65536) output channels, from a layer's state."""
+    _check_state(state)
+    _check_count("Number of output channels", out_channels, 1 << 16)
+    states = np.array([state], dtype=np.uint64)
+    while len(states) < out_channels:
+        states = np.concatenate([states, jump(states, len(states) * CHANNEL_SPACING)])
+    return states[:out_channels]
+
+
+def sign_words(state: int, out_channels: int, words: int) -> NDArray[np.uint64]:
+    """Sign words of a layer: uint64[out_channels, words], bit 1 for weight -1, 0 for +1.
+
+    `state` is what `layer_state` returned, `words` what `words_per_channel` says.
+    """
+    _check_count("Number of words", words, 1 << 34)
+    result = np.empty((out_channels, words), dtype=np.uint64)
+    s = channel_states(state, out_channels)
+    for k in range(words):
+        result[:, k] = s
+        s = leap(s)
+    return result
+
+
+def tap_order(kernel: int) -> list[int]:
+    """Row-major tap indices in stored order: the centre tap, then the others row by row."""
+    if kernel not in (1, 3, 5, 7):
+        raise ValueError(f"Kernel size must be 1, 3, 5 or 7, not {kernel!r}")
+    centre = kernel * kernel // 2
+    return [centre] + [tap for tap in range(kernel * kernel) if tap != centre]
+
+
+def words_per_channel(in_channels: int, kernel: int) -> int:
+    """Number of 64-bit words that hold the weights of one output channel."""
+    _check_count("Number of input channels", in_channels, 1 << 16)
+    return len(tap_order(kernel)) * -(-in_channels // WORD_BITS)
+
+
+def pack(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Pack bool[Cout, Cin, K, K] into uint64[Cout, words] in stored order; unused bits are 0."""
+    bits = np.asarray(bits)
+    if bits.ndim != 4 or bits.shape[2] != bits.shape[3]:
+        raise ValueError(f"Weights must have the shape [Cout, Cin, K, K], not {bits.shape}")
+    cout, cin, kernel, _ = bits.shape
+    channel_words = -(-cin // WORD_BITS)
+    taps = bits.astype(bool).reshape(cout, cin, kernel * kernel)[:, :, tap_order(kernel)]
+    padded = np.zeros((cout, kernel * kernel, channel_words * WORD_BITS), dtype=bool)
+    padded[:, :, :cin] = taps.transpose(0, 2, 1)
+    packed = np.packbits(padded, axis=-1, bitorder="little")
+    return packed.view("<u8").astype(np.uint64).reshape(cout, -1)
+
+
+def unpack(words: NDArray[np.uint64], in_channels: int, kernel: int) -> NDArray[np.bool_]:
+    """Unpack uint64[Cout, words] into bool[Cout, Cin, K, K]; unused bits are ignored."""
+    words = np.ascontiguousarray(words, dtype="<u8")
+    expected = words_per_channel(in_channels, kernel)
+    if words.ndim != 2 or words.shape[1] != expected:
+        raise ValueError(
+            f"Words of {in_channels} input channels and kernel {kernel} must have the shape "
+            f"[Cout, {expected}], not {words.shape}"
+        )
+    cout = len(words)
+    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
+    bits = bits.reshape(cout, kernel * kernel, -1)[:, :, :in_channels].astype(bool)
+    result = np.empty((cout, in_channels, kernel * kernel), dtype=bool)
+    result[:, :, tap_order(kernel)] = bits.transpose(0, 2, 1)
+    return result.reshape(cout, in_channels, kernel, kernel)
+
+
+def sign_tensor(
+    seed_state: int, stream: int, out_channels: int, in_channels: int, kernel: int
+) -> NDArray[np.int8]:
+    """Signs of a layer as int8[Cout, Cin, K, K] of +1 and -1."""
+    words = sign_words(
+        layer_state(seed_state, stream), out_channels, words_per_channel(in_channels, kernel)
+    )
+    return 1 - 2 * unpack(words, in_channels, kernel).astype(np.int8)
+
+
+def _check_state(state: int) -> None:
+    if isinstance(state, bool) or not isinstance(state, (int, np.integer)):
+        raise TypeError(f"State must be an integer, not {state!r}")
+    if not 0 < state <= _MASK64:
+        raise ValueError(f"State must be 1 to 2**64 - 1, not {state}")
+
+
+def _check_count(name: str, value: int, limit: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not 1 <= value <= limit:
+        raise ValueError(f"{name} must be 1 to {limit}, not {value}")
