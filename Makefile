@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# Needs Python 3.11, g++, make and perl; every other tool is a pinned PyPI package in .venv.
+
+PYTHON ?= python3
+# Further options of pip. On Linux, PyPI's torch brings 3 GB of CUDA; the small build comes with
+#   make setup PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_EXTRA ?=
+# Workers of pytest.
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/setup.stamp
+
+.PHONY: help setup demo test regress formal bench docs lint format types clean distclean
+
+help:
+	@echo "make setup    create .venv with everything (quick when nothing changed)"
+	@echo "make demo     classify real images on the simulated accelerator, bit-exact; out/demo/index.html"
+	@echo "make test     all tests, under 20 minutes on 2 cores"
+	@echo "make regress  the long regression: random networks on every target"
+	@echo "make formal   proofs: generator, handshakes"
+	@echo "make bench    throughput of golden model and simulated accelerator"
+	@echo "make docs     generated pages: register map, report, command reference, into out/docs"
+	@echo "make lint     style;  make types  static types;  make format  rewrite files"
+	@echo "make clean    remove what the build made, but .venv;  make distclean  that too"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Python 3.11 or newer is needed, not %d.%d: make PYTHON=python3.11" % v[:2])'
+	@for tool in g++ make perl; do command -v $$tool >/dev/null || { echo "$$tool is needed and was not found" >&2; exit 1; }; done
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt $(PIP_EXTRA) --editable ".[all]"
+	@touch $@
+
+demo: setup
+	$(BIN)/hiddenfold demo
+
+test: setup
+	$(BIN)/python -m pytest -q -n $(JOBS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Static tools do not follow the import hook of an editable install: show them the packages as links.
+types: setup
+	@mkdir -p build/types/hiddenfold/verif
+	@ln -sfn $(CURDIR)/hw build/types/hiddenfold/hw
+	@ln -sfn $(CURDIR)/gen build/types/hiddenfold/gen
+	@ln -sfn $(CURDIR)/sw build/types/hiddenfold/sw
+	@ln -sfn $(CURDIR)/verif/golden build/types/hiddenfold/verif/golden
+	@ln -sfn $(CURDIR)/verif/bench build/types/hiddenfold/verif/bench
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hiddenfold
+
+clean:
+	rm -rf build dist out .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
