@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets: the parameters of one hardware configuration (docs/spec.md section 6).
+
+A target is a TOML file. The generator turns it into hardware, the compiler into limits, and its
+identifier keeps a program from running on hardware that it was not compiled for.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FAMILIES", "TARGETS", "Target"]
+
+#: Folder of the targets that come with Hiddenfold, in the source tree and in an installed wheel.
+TARGETS = Path(__file__).resolve().parent.parent / "targets"
+
+#: What `family` may be: simulation only, or a device family that Yosys has a flow for.
+FAMILIES = ("sim", "ecp5", "xc7", "xcup")
+
+_POWERS = tuple(1 << n for n in range(32))
+_LANES = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One hardware configuration; every value is checked when it is made.
+
+    Parameters
+    ----------
+    name
+        Lower-case letters, digits, `.`, `_` and `-`.
+    description
+        One line for people.
+    family
+        One of `FAMILIES`.
+    clock_mhz
+        Clock that the target is meant to run at; turns cycles into time in reports.
+    rows, lanes, planes
+        Output channels, input channels and bit planes that the array works on in one cycle.
+    act_banks, act_bank_words
+        Activation memory: banks x words of `lanes` bytes.
+    psum_depth
+        Output pixels of one pixel tile.
+    acc_bits
+        Width of a partial sum.
+    bus_bits
+        Width of the AXI bus.
+    image_width
+        Largest width of an image.
+    stem_kernel
+        Largest kernel of `unfold`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the key, what is allowed and what was found.
+    """
+
+    name: str
+    description: str
+    family: str
+    clock_mhz: float
+    rows: int
+    lanes: int
+    planes: int
+    act_banks: int
+    act_bank_words: int
+    psum_depth: int
+    acc_bits: int
+    bus_bits: int
+    image_width: int
+    stem_kernel: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"Target: name must be a string, not {self.name!r}")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
+            raise ValueError(
+                "Target: name must be lower-case letters, digits, '.', '_' and '-', "
+                f"not {self.name!r}"
+            )
+        if not isinstance(self.description, str):
+            raise TypeError(
+                f"{self._key('description')} must be a string, not {self.description!r}"
+            )
+        self._check_choice("family", FAMILIES)
+        clock = self.clock_mhz
+        if isinstance(clock, bool) or not isinstance(clock, int | float):
+            raise TypeError(f"{self._key('clock_mhz')} must be a number, not {clock!r}")
+        if not 0 < clock <= 1000:
+            raise ValueError(f"{self._key('clock_mhz')} must be in 0..1000, not {clock!r}")
+        for key in PARAMETERS:
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{self._key(key)} must be an integer, not {value!r}")
+        self._check_choice("lanes", _LANES)
+        self._check_choice("rows", tuple(n for n in _POWERS if 4 <= n <= self.lanes))
+        self._check_choice("planes", (1, 2, 4, 8))
+        self._check_choice("bus_bits", (64, 128))
+        self._check_choice("act_banks", _POWERS[:7])
+        self._check_choice("act_bank_words", _POWERS[4:21])
+        self._check_choice("psum_depth", _POWERS[4:17])
+        self._check_range("acc_bits", 12, 32)
+        self._check_range("image_width", 1, 1024)
+        self._check_choice("stem_kernel", (1, 3, 5, 7))
+        for product, factor in (("rows x lanes", self.rows), ("8 x lanes", 8)):
+            if factor * self.lanes < self.bus_bits:
+                raise ValueError(
+                    f"{self._key('bus_bits')} must be at most {product} = {factor * self.lanes}, "
+                    f"not {self.bus_bits}"
+                )
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Target:
+        """Load a target by its name in `TARGETS` or by the path of a TOML file.
+
+        Raises `ValueError` for an unknown target and for a file that is not a legal target.
+        """
+        text = str(name_or_path)
+        path = TARGETS / f"{text}.toml"
+        if re.fullmatch(r"[\w.-]+", text) is None or not path.is_file():
+            path = Path(text)
+        if not path.is_file():
+            raise ValueError(
+                f"Target must be one of {', '.join(cls.names())} or the path of a TOML file, "
+                f"not {text!r}"
+            )
+        try:
+            return cls.parse(path.read_text(encoding="utf-8"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Make a target from the text of a TOML file; all keys are required."""
+        data = tomllib.loads(text)
+        allowed = [field.name for field in fields(cls)]
+        for key in data:
+            if key not in allowed:
+                raise ValueError(f"Target: key must be one of {', '.join(allowed)}, not {key!r}")
+        for key in allowed:
+            if key not in data:
+                raise ValueError(f"Target: key {key!r} is missing, found {', '.join(data) or '-'}")
+        return cls(**data)
+
+    @staticmethod
+    def names() -> list[str]:
+        """Names of the targets that come with Hiddenfold."""
+        return sorted(path.stem for path in TARGETS.glob("*.toml"))
+
+    def parameters(self) -> dict[str, int]:
+        """The numbers of section 6, in the order in which the identifier has them."""
+        return {key: getattr(self, key) for key in PARAMETERS}
+
+    def hardware_parameters(self) -> dict[str, int]:
+        """Keyword arguments of `hiddenfold.hw.core.Accelerator`."""
+        return self.parameters() | {"target_id": self.identifier}
+
+    @property
+    def identifier(self) -> int:
+        """CRC-32 of the parameters (docs/spec.md section 7); register TARGET has it."""
+        numbers = " ".join(f"{key}={value}" for key, value in self.parameters().items())
+        return zlib.crc32(f"hiddenfold 1 {numbers}".encode("ascii"))
+
+    @property
+    def macs_per_cycle(self) -> float:
+        """8-bit multiply-accumulates by a ternary weight per cycle."""
+        return self.rows * self.lanes * self.planes / 8
+
+    @property
+    def act_words(self) -> int:
+        """Words of activation memory."""
+        return self.act_banks * self.act_bank_words
+
+    @property
+    def tile_bits(self) -> int:
+        """Mask bits of one tile; a multiple of 64."""
+        return self.rows * self.lanes
+
+    def _key(self, key: str) -> str:
+        return f"Target {self.name!r}: {key}"
+
+    def _check_choice(self, key: str, allowed: tuple) -> None:
+        value = getattr(self, key)
+        if value not in allowed:
+            options = ", ".join(map(str, allowed))
+            raise ValueError(f"{self._key(key)} must be one of {options}, not {value!r}")
+
+    def _check_range(self, key: str, low: int, high: int) -> None:
+        value = getattr(self, key)
+        if not low <= value <= high:
+            raise ValueError(f"{self._key(key)} must be in {low}..{high}, not {value!r}")
+
+
+#: Parameters that make the hardware what it is.
+PARAMETERS = (
+    "rows",
+    "lanes",
+    "planes",
+    "act_banks",
+    "act_bank_words",
+    "psum_depth",
+    "acc_bits",
+    "bus_bits",
+    "image_width",
+    "stem_kernel",
+)
