@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and the model file `.hfn` (docs/spec.md section 5).
+
+A model is what training exports and what the golden model, the compiler and the command line
+read. It does not depend on any hardware.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenfold.sw import model_file, model_summary, signs
+from hiddenfold.sw.affine import SHIFTS, Affine, check_array
+from hiddenfold.sw.operations import (
+    IMAGE,
+    MAX_CHANNELS,
+    Classifier,
+    Conv,
+    Loop,
+    MaxPool,
+    Operation,
+    Unfold,
+    check_integer,
+    shorten,
+)
+from hiddenfold.sw.shapes import Execution, Shape, WeightShape, infer, unroll
+
+__all__ = [
+    "IMAGE",
+    "SHIFTS",
+    "Affine",
+    "Classifier",
+    "Conv",
+    "Execution",
+    "Loop",
+    "MaxPool",
+    "Model",
+    "Operation",
+    "Shape",
+    "Unfold",
+    "WeightShape",
+]
+
+MAX_LOGIT = (1 << 31) - 1
+MAX_IMAGE = 1024
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A network: operations, masks, and constants.
+
+    `image` is (height, width), `seed` the seed state, `masks` maps a stream number to
+    uint64[Cout, taps, CW] (docs/spec.md section 2), and `affine` has one entry per execution of a
+    conv in execution order. `accuracy` may have the keys "float" and "golden" with a percentage or
+    None; `provenance` holds free strings.
+
+    Nothing is checked at construction; `validate` checks all rules, and loading and saving run it.
+    """
+
+    name: str
+    dataset: str
+    classes: tuple[str, ...]
+    image: tuple[int, int]
+    seed: int
+    top_k: float
+    act_bits: int
+    folded_stages: tuple[int, ...] = ()
+    ops: tuple[Operation, ...]
+    masks: dict[int, NDArray[np.uint64]]
+    affine: list[Affine]
+    accuracy: dict[str, float | None] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Read and validate a file. Raises `ValueError` that names a file with no legal model."""
+        try:
+            with Path(path).open("rb") as file:
+                # One byte more than allowed, so that what is too long is seen and refused.
+                return cls.from_bytes(file.read(model_file.MAX_FILE_BYTES + 1))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Validate, then write the file; it appears complete or not at all."""
+        data = self.to_bytes()
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                # mkstemp makes private files; a model has the permissions of any other file.
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(file.fileno(), 0o666 & ~umask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def to_bytes(self) -> bytes:
+        """Validate and return the bytes of the model file."""
+        self.validate()
+        return model_file.encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Model:
+        """Validate and return the model in the bytes of a model file."""
+        model = cls(**model_file.decode(data))
+        model.validate()
+        return model
+
+    def executions(self) -> list[Execution]:
+        """Every executed operation in order, with loops unrolled."""
+        groups, _ = self._infer()
+        return unroll(groups)
+
+    def weight_shapes(self) -> dict[int, WeightShape]:
+        """Shape of the weights of each stream, in stream order."""
+        _, streams = self._infer()
+        return streams
+
+    def sign_words(self, stream: int) -> NDArray[np.uint64]:
+        """Signs in the shape and order of the stream's mask (docs/spec.md section 1.3)."""
+        shape = self.masks[stream].shape
+        state = signs.layer_state(self.seed, stream)
+        return signs.sign_words(state, shape[0], shape[1] * shape[2]).reshape(shape)
+
+    def weights(self, stream: int) -> NDArray[np.int8]:
+        """Weights -1, 0, +1 as int8[Cout, Cin, K, K]."""
+        shape = self.weight_shapes()[stream]
+        mask = signs.unpack(self.masks[stream].reshape(shape[0], -1), *shape[1:])
+        sign = signs.unpack(self.sign_words(stream).reshape(shape[0], -1), *shape[1:])
+        return mask.astype(np.int8) * (1 - 2 * sign.astype(np.int8))
+
+    def kept(self, stream: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of +1 and of -1 weights of each output channel, two int64[Cout]."""
+        mask, sign = self.masks[stream], self.sign_words(stream)
+        plus = np.bitwise_count(mask & ~sign).sum(axis=(1, 2), dtype=np.int64)
+        minus = np.bitwise_count(mask & sign).sum(axis=(1, 2), dtype=np.int64)
+        return plus, minus
+
+    def accumulator_peak(self, stream: int, in_bits: int) -> int:
+        """Largest absolute value that any partial sum of the stream's layer can reach."""
+        return ((1 << in_bits) - 1) * max(int(counts.max()) for counts in self.kept(stream))
+
+    def validate(self) -> None:
+        """Raise `ValueError` unless every rule of docs/spec.md section 5 holds."""
+        self._validate_fields()
+        groups, streams = self._infer()
+        if list(self.masks) != sorted(streams):
+            raise ValueError(
+                f"Masks must be those of streams {_list(sorted(streams))} in this order, "
+                f"not {_list(self.masks)}"
+            )
+        for stream, shape in streams.items():
+            self._validate_mask(stream, shape)
+        convs = [execution for execution in unroll(groups) if execution.affine is not None]
+        if len(self.affine) != len(convs):
+            raise ValueError(
+                f"Affine tables must be {len(convs)}, one per execution of a conv, "
+                f"not {len(self.affine)}"
+            )
+        for execution, affine in zip(convs, self.affine, strict=True):
+            affine.validate(execution.name, execution.out_shape.channels)
+        self._validate_logits(groups[-1][1][0])
+
+    def summary(self) -> dict[str, Any]:
+        """Sizes and layers: the JSON object of `hiddenfold inspect`."""
+        return model_summary.summary(self)
+
+    def _infer(self) -> tuple[list[tuple[int, list[Execution]]], dict[int, WeightShape]]:
+        return infer(self.ops, self.image, len(self.classes))
+
+    def _validate_fields(self) -> None:
+        for key in ("name", "dataset"):
+            value = getattr(self, key)
+            if not isinstance(value, str):
+                raise ValueError(f"Model: {key} must be a string, not {shorten(value)}")
+        if not isinstance(self.classes, tuple) or not all(isinstance(c, str) for c in self.classes):
+            raise ValueError(f"Model: classes must be strings, not {shorten(self.classes)}")
+        check_integer("Model: number of classes", len(self.classes), 1, MAX_CHANNELS)
+        if not isinstance(self.image, tuple) or len(self.image) != 2:
+            raise ValueError(f"Model: image must be (height, width), not {shorten(self.image)}")
+        for key, value in zip(("height", "width"), self.image, strict=True):
+            check_integer(f"Model: image {key}", value, 1, MAX_IMAGE)
+        check_integer("Model: seed", self.seed, 1, (1 << 64) - 1)
+        if not _is_number(self.top_k) or not 0 < self.top_k <= 1:
+            raise ValueError(
+                f"Model: top_k must be a number above 0, at most 1, not {shorten(self.top_k)}"
+            )
+        check_integer("Model: act_bits", self.act_bits, 1, 8)
+        if not isinstance(self.folded_stages, tuple):
+            raise ValueError(
+                f"Model: folded_stages must be stage numbers, not {shorten(self.folded_stages)}"
+            )
+        for stage in self.folded_stages:
+            check_integer("Model: folded_stages", stage, 0, 255)
+        self._validate_notes()
+
+    def _validate_notes(self) -> None:
+        accuracy = self.accuracy
+        if not isinstance(accuracy, dict) or not set(accuracy) <= {"float", "golden"}:
+            raise ValueError(
+                f"Model: accuracy must have the keys 'float', 'golden', not {shorten(accuracy)}"
+            )
+        for key, value in accuracy.items():
+            if value is not None and not (_is_number(value) and 0 <= value <= 100):
+                raise ValueError(
+                    f"Model: accuracy '{key}' must be a percentage or null, not {shorten(value)}"
+                )
+        notes = self.provenance
+        if not isinstance(notes, dict) or not all(
+            isinstance(text, str) for item in notes.items() for text in item
+        ):
+            raise ValueError(f"Model: provenance must map strings to strings, not {shorten(notes)}")
+
+    def _validate_mask(self, stream: int, shape: WeightShape) -> None:
+        mask = self.masks[stream]
+        subject = f"Mask of stream {stream}"
+        check_array(subject, mask, np.uint64, shape.words)
+        used = shape.in_channels % 64
+        if used and (extra := mask[:, :, -1] >> np.uint64(used)).any():
+            channel, tap = np.argwhere(extra)[0]
+            raise ValueError(
+                f"{subject}: bits of input channels from {shape.in_channels} on must be 0, "
+                f"not 1 as in output channel {channel}, tap {tap}"
+            )
+
+    def _validate_logits(self, classifier: Execution) -> None:
+        shape = classifier.in_shape
+        peak = self.accumulator_peak(classifier.op.stream, classifier.in_bits)
+        largest = shape.height * shape.width * peak
+        if largest > MAX_LOGIT:
+            raise ValueError(
+                f"Operation '{classifier.name}': logits must stay within {MAX_LOGIT}, "
+                f"not reach {largest}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _list(values: Any) -> str:
+    return ", ".join(map(str, values)) or "none"

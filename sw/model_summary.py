@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes and layers of a model, as `hiddenfold inspect` prints them (docs/spec.md section 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hiddenfold.sw.affine import Affine
+from hiddenfold.sw.operations import Loop
+from hiddenfold.sw.shapes import Execution
+
+if TYPE_CHECKING:
+    from hiddenfold.sw.model import Model
+
+__all__ = ["summary"]
+
+
+def summary(model: Model) -> dict[str, Any]:
+    """The JSON object of `hiddenfold inspect`; raises `ValueError` for an illegal model.
+
+    Sizes are in bytes. `mask_bits` counts weights without padding, each once. `shape` of a layer
+    is its output's [height, width, channels], `macs` those of all its iterations.
+    """
+    total = len(model.to_bytes())
+    executions = model.executions()
+    weights = sum(shape.weights for shape in model.weight_shapes().values())
+    mask_bytes = sum(mask.nbytes for mask in model.masks.values())
+    affine_bytes = sum(Affine.size(len(affine.bias)) for affine in model.affine)
+    dense_weights = sum(e.weight_shape.weights for e in executions if e.weight_shape)
+    dense_channels = sum(e.out_shape.channels for e in executions if e.affine is not None)
+    dense = 4 * (dense_weights + 2 * dense_channels)
+    paper = -(-(32 + weights + 32 * 2 * _loop_channels(model)) // 8)
+    return {
+        "name": model.name,
+        "dataset": model.dataset,
+        "classes": len(model.classes),
+        "top_k": model.top_k,
+        "act_bits": model.act_bits,
+        "folded_stages": list(model.folded_stages),
+        "layers": _layers(executions),
+        "mask_bits": weights,
+        "total_bytes": total,
+        "mask_bytes": mask_bytes,
+        "affine_bytes": affine_bytes,
+        "other_bytes": total - mask_bytes - affine_bytes,
+        "dense_fp32_bytes": dense,
+        "compression": dense / total,
+        "paper_bytes": paper,
+        "paper_compression": dense / paper,
+        "top1_float": model.accuracy.get("float"),
+        "top1_golden": model.accuracy.get("golden"),
+    }
+
+
+def _loop_channels(model: Model) -> int:
+    """Channels of all batch norms inside loops, one batch norm per iteration."""
+    return sum(
+        op.count * conv.out_channels for op in model.ops if isinstance(op, Loop) for conv in op.body
+    )
+
+
+def _layers(executions: list[Execution]) -> list[dict[str, Any]]:
+    layers: dict[str, dict[str, Any]] = {}
+    for execution in executions:
+        op = execution.op
+        layer = layers.setdefault(
+            op.name,
+            {
+                "name": op.name,
+                "op": execution.kind,
+                "shape": list(execution.out_shape),
+                "kernel": getattr(op, "kernel", 1),
+                "stride": getattr(op, "stride", 1),
+                "iterations": 0,
+                "weights": execution.weight_shape.weights if execution.weight_shape else 0,
+                "macs": 0,
+            },
+        )
+        layer["iterations"] += 1
+        layer["macs"] += execution.macs
+    return list(layers.values())
