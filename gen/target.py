@@ -12,7 +12,6 @@ import tomllib
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 __all__ = ["FAMILIES", "TARGETS", "Target"]
 

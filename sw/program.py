@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs and the program file `.hfp` (docs/spec.md section 10).
+
+A program is a model compiled for one target: a memory image and a header that says what the host
+needs to know to run it. This module needs numpy and the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenfold.sw.instructions import disassemble
+
+__all__ = ["FORMAT", "MAGIC", "Output", "Program"]
+
+MAGIC = b"HFP1"
+FORMAT = 1
+ALIGNMENT = 64
+MAX_HEADER_BYTES = 1 << 26
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What one image makes the accelerator write: traced tensors in order, and the logits.
+
+    `trace` holds uint8[height, width, channels], `logits` is int32[classes].
+    """
+
+    trace: list[NDArray[np.uint8]]
+    logits: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Program:
+    """The fields of the header (docs/spec.md section 10) and the memory image `memory`."""
+
+    model: str
+    target: str
+    target_id: int
+    target_parameters: dict[str, int]
+    classes: list[str]
+    image: tuple[int, int]
+    batch: int
+    logits: int
+    output_bytes: int
+    macs: int
+    ideal_cycles: float
+    predicted_cycles: int
+    predicted_bytes_read: int
+    predicted_bytes_written: int
+    instructions: int
+    mask_bytes: int
+    affine_bytes: int
+    layers: list[dict[str, Any]]
+    trace: list[dict[str, Any]] | None
+    memory: bytes
+
+    @classmethod
+    def load(cls, path: str | Path) -> Program:
+        """Read a file. Raises `ValueError` when it is not a program."""
+        try:
+            return cls.from_bytes(Path(path).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; it appears complete or not at all."""
+        data = self.to_bytes()
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                # mkstemp makes private files; a program has the permissions of any other file.
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(file.fileno(), 0o666 & ~umask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the program file."""
+        if not self.memory or len(self.memory) % ALIGNMENT:
+            raise ValueError(
+                f"Program: memory image must be a positive multiple of {ALIGNMENT} bytes, "
+                f"not {len(self.memory)}"
+            )
+        header = {"format": FORMAT} | {key: getattr(self, key) for key in _HEADER_KEYS}
+        header["image"] = list(self.image)
+        header["image_bytes"] = len(self.memory)
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-(8 + len(text)) % ALIGNMENT)
+        body = b"".join((MAGIC, struct.pack("<I", len(text)), text, self.memory))
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Program:
+        """The program in the bytes of a program file. Raises `ValueError` when there is none."""
+        if data[:4] != MAGIC:
+            raise ValueError(f"Program file must start with {MAGIC!r}, not {data[:4]!r}")
+        if len(data) < 8 + _CRC_BYTES:
+            raise ValueError(f"Program file is truncated: found only {len(data)} bytes")
+        (length,) = struct.unpack_from("<I", data, 4)
+        if length > MAX_HEADER_BYTES or (8 + length) % ALIGNMENT:
+            raise ValueError(
+                f"Program file: header length must be 8 below a multiple of {ALIGNMENT} and at "
+                f"most {MAX_HEADER_BYTES}, not {length}"
+            )
+        if len(data) < 8 + length + _CRC_BYTES:
+            raise ValueError(
+                f"Program file is truncated: its header needs {8 + length + _CRC_BYTES} bytes, "
+                f"found {len(data)}"
+            )
+        stored, found = struct.unpack("<I", data[-_CRC_BYTES:])[0], zlib.crc32(data[:-_CRC_BYTES])
+        if stored != found:
+            raise ValueError(
+                f"Program file is damaged or truncated: its CRC-32 must be {stored:08x}, "
+                f"not {found:08x}"
+            )
+        header = _parse_header(data[8 : 8 + length])
+        memory = data[8 + length : -_CRC_BYTES]
+        if header.pop("image_bytes") != len(memory) or not memory or len(memory) % ALIGNMENT:
+            raise ValueError(
+                f"Program file: memory image must be the header's image_bytes, a positive "
+                f"multiple of {ALIGNMENT}, not {len(memory)} bytes"
+            )
+        return cls(**header, memory=memory)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the program file."""
+        return len(self.to_bytes())
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one row of an image to the next in external memory."""
+        return -(-4 * self.image[1] // 16) * 16
+
+    def pack_images(self, images: NDArray[np.uint8]) -> bytes:
+        """Images uint8[n, height, width, 3] as the accelerator reads them (spec section 6)."""
+        expected = (*self.image, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            shape = ", ".join(map(str, expected))
+            raise ValueError(
+                f"Images must be uint8[n, {shape}], not {images.dtype}{list(images.shape)}"
+            )
+        rows = np.zeros((len(images), self.image[0], self.pitch // 4, 4), dtype=np.uint8)
+        rows[:, :, : self.image[1], :3] = images
+        return rows.tobytes()
+
+    def unpack_output(self, data: bytes, images: int = 1) -> list[Output]:
+        """What `images` images wrote, from the bytes at the register OUTPUT."""
+        if len(data) < images * self.output_bytes:
+            raise ValueError(
+                f"Output of {images} images must be {images * self.output_bytes} bytes, "
+                f"not {len(data)}"
+            )
+        lanes = self.target_parameters["lanes"]
+        result = []
+        position = 0
+        for _ in range(images):
+            trace = []
+            for entry in self.trace or []:
+                shape = (entry["height"], entry["width"], entry["lane_words"] * lanes)
+                count = shape[0] * shape[1] * shape[2]
+                tensor = np.frombuffer(data, np.uint8, count, position).reshape(shape)
+                trace.append(tensor[:, :, : entry["channels"]])
+                position += count
+            logits = np.frombuffer(data, "<i4", self.logits, position)
+            position += 4 * self.logits
+            result.append(Output(trace, logits[: len(self.classes)].astype(np.int32)))
+        return result
+
+    def disassemble(self) -> str:
+        """The instructions as text."""
+        return disassemble(self.memory)
+
+
+_HEADER_KEYS = tuple(field.name for field in fields(Program) if field.name != "memory")
+_KINDS: dict[str, type] = {
+    "model": str,
+    "target": str,
+    "target_parameters": dict,
+    "classes": list,
+    "image": list,
+    "ideal_cycles": float,
+    "layers": list,
+}
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """The header's fields, each of the right kind."""
+    try:
+        header = json.loads(text.decode())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"Program file: header must be a JSON object in UTF-8: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError("Program file: header must be a JSON object")
+    version = header.pop("format", None)
+    if version != FORMAT:
+        raise ValueError(f"Program file: format must be {FORMAT}, not {version!r}")
+    expected = {*_HEADER_KEYS, "image_bytes"}
+    if set(header) != expected:
+        wrong = ", ".join(sorted(set(header) ^ expected))
+        raise ValueError(f"Program file: header keys missing or unknown: {wrong}")
+    if header["trace"] is not None:
+        _check_kind("trace", header["trace"], list)
+    for key, value in header.items():
+        if key != "trace":
+            _check_kind(key, value, _KINDS.get(key, int))
+    if len(header["image"]) != 2 or not all(_is_count(size) for size in header["image"]):
+        raise ValueError(f"Program file: image must be [height, width], not {header['image']!r}")
+    header["image"] = tuple(header["image"])
+    header["ideal_cycles"] = float(header["ideal_cycles"])
+    if not _is_count(header["target_parameters"].get("lanes")):
+        raise ValueError("Program file: target_parameters must have the number of lanes")
+    sizes = ("height", "width", "channels", "lane_words")
+    for entry in header["trace"] or []:
+        if not isinstance(entry, dict) or not all(_is_count(entry.get(key)) for key in sizes):
+            raise ValueError(f"Program file: trace must have {', '.join(sizes)}, not {entry!r}")
+    return header
+
+
+def _check_kind(key: str, value: Any, kind: type) -> None:
+    """Raise `ValueError` unless `value` is what the header has under `key`."""
+    accepted = isinstance(value, int | float if kind is float else kind)
+    if accepted and kind in (int, float):
+        accepted = not isinstance(value, bool) and value >= 0
+    if not accepted:
+        raise ValueError(f"Program file: {key} must be {_NAMES[kind]}, not {value!r:.80}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+_NAMES = {
+    int: "an integer of 0 or more",
+    float: "a number of 0 or more",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
