@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stream FIFO in block RAM with a registered output."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+class StreamFifo(wiring.Component):
+    """First in, first out: one word in and one word out per cycle.
+
+    A word is offered at ``o`` three cycles after it was taken at ``i`` by an empty FIFO: one cycle
+    each for the memory's write, its read and the output register (so that logic behind the FIFO
+    does not start at the block RAM's slow output). Besides the ``depth`` words in the memory, one
+    may be in the read stage and one in the output register.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload.
+    depth
+        Words in the memory, a power of two, at least 2.
+
+    Members
+    -------
+    i, o
+        Input and output streams. ``i.ready`` depends on registers only.
+    """
+
+    def __init__(self, *, shape, depth: int):
+        if depth < 2 or depth & (depth - 1):
+            raise ValueError(f"FIFO depth must be a power of two from 2, not {depth!r}")
+        self._shape = shape
+        self._depth = depth
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.words = words = memory.Memory(shape=self._shape, depth=self._depth, init=[])
+        write = words.write_port()
+        read = words.read_port()
+        stored = Signal(range(self._depth + 1))
+        read_valid = Signal()
+        move = Signal()
+        # A read and a write of one address never meet: that needs an empty memory (no read) or a
+        # full one (no write).
+        m.d.comb += [
+            self.i.ready.eq(stored != self._depth),
+            write.en.eq(self.i.valid & self.i.ready),
+            write.data.eq(self.i.payload),
+            move.eq(read_valid & (~self.o.valid | self.o.ready)),
+            read.en.eq((stored != 0) & (~read_valid | move)),
+        ]
+        m.d.sync += stored.eq(stored + write.en - read.en)
+        with m.If(write.en):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        with m.If(read.en):
+            m.d.sync += [read.addr.eq(read.addr + 1), read_valid.eq(1)]
+        with m.Elif(move):
+            m.d.sync += read_valid.eq(0)
+        with m.If(move):
+            m.d.sync += [self.o.payload.eq(read.data), self.o.valid.eq(1)]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        return m
