@@ -79,7 +79,8 @@ class ModelConfig:
     """The network: stem, stages, classifier, and how masks and signs are made.
 
     `top_k` is the share of weights that every layer keeps. `seed` gives the weight signs.
-    `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
+    `logit_scale` is a constant factor on the logits during the search, which has no effect on
+    their order. `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
     recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
     published, instead of by the score itself.
     """
@@ -92,6 +93,7 @@ class ModelConfig:
     seed: int = 1
     affine: str = "recurrent"
     magnitude: bool = True
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -103,6 +105,8 @@ class ModelConfig:
             raise ValueError(f"Key 'model.top_k' must be above 0 and up to 1, not {self.top_k!r}")
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"Key 'model.seed' must be 0 to 2**64 - 1, not {self.seed!r}")
+        if not 0.0 < self.logit_scale < math.inf:
+            raise ValueError(f"Key 'model.logit_scale' must be above 0, not {self.logit_scale!r}")
         _one_of("model.affine", self.affine, ("recurrent", "all", "none"))
 
 
@@ -120,9 +124,11 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the scores are trained: SGD with momentum, linear warm-up, then a cosine to 0.
+    """How the scores are trained: linear warm-up of the learning rate, then a cosine to 0.
 
-    The warm-up is given in epochs. `weight_decay` acts on scores, not on batch norms.
+    `optimizer` is "sgd" (with Nesterov momentum, as published) or "adam" (`momentum` is then its
+    beta1, beta2 is 0.99, and `lr` is in units of the mean |score| of each layer when the search
+    starts). The warm-up is given in epochs. `weight_decay` acts on scores, not on batch norms.
     `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
     `precision` is the type of activations and effective weights; scores stay float32.
     `eval_every` is in epochs; the last epoch is always evaluated.
@@ -130,6 +136,7 @@ class TrainConfig:
 
     phases: tuple[PhaseConfig, ...]
     batch: int = 128
+    optimizer: str = "sgd"
     lr: float = 0.1
     norm_lr: float = 0.1
     momentum: float = 0.9
@@ -146,6 +153,7 @@ class TrainConfig:
         if not self.phases:
             raise ValueError("Key 'train.phases' must list at least 1 phase, not 0")
         _at_least("train.batch", self.batch, 2)
+        _one_of("train.optimizer", self.optimizer, ("sgd", "adam"))
         for key in ("lr", "norm_lr"):
             _range(f"train.{key}", getattr(self, key), 0.0, math.inf)
         _range("train.momentum", self.momentum, 0.0, 0.9999)

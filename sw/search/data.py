@@ -67,7 +67,8 @@ def _read(data_dir: Path, split: str) -> Any:
     try:
         for place in places:
             if place.is_file():
-                return _Unpickler(place.open("rb"), encoding="latin1").load()
+                with place.open("rb") as file:
+                    return _Unpickler(file, encoding="latin1").load()
         archive = data_dir / _ARCHIVE
         if archive.is_file():
             with tarfile.open(archive) as tar:

@@ -98,6 +98,11 @@ class Block(nn.Module):
         else:
             shapes = [(cin, mid, 1, 1), (mid, mid, 3, stride), (mid, cout, 1, 1)]
         self.iterations = iterations
+        self.shortcut: MaskedConv2d | None = None
+        self.shortcut_norm: nn.BatchNorm2d | None = None
+        if stride != 1 or cin != cout:
+            self.shortcut = streams.conv(cin, cout, 1, stride)
+            self.shortcut_norm = nn.BatchNorm2d(cout, affine=affine)
         self.convs = nn.ModuleList([streams.conv(*shape) for shape in shapes])
         self.norms = nn.ModuleList(
             [
@@ -105,20 +110,14 @@ class Block(nn.Module):
                 for _ in range(iterations)
             ]
         )
-        self.shortcut: MaskedConv2d | None = None
-        self.shortcut_norm: nn.BatchNorm2d | None = None
-        if stride != 1 or cin != cout:
-            self.shortcut = streams.conv(cin, cout, 1, stride)
-            self.shortcut_norm = nn.BatchNorm2d(cout, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all iterations on `x`."""
         weights = [conv.effective_weight(x.dtype) for conv in self.convs]
         last = len(self.convs) - 1
         for norms in self.norms:
-            if self.shortcut is None or self.shortcut_norm is None:
-                residual = x
-            else:
+            residual = x
+            if self.shortcut is not None and self.shortcut_norm is not None:
                 residual = self.shortcut_norm(self.shortcut(x))
             for i, (conv, norm) in enumerate(zip(self.convs, norms)):
                 x = norm(conv(x, weights[i]))
@@ -130,7 +129,8 @@ class FoldedResNet(nn.Module):
     """Folded residual network with masked random weights, defined by a `ModelConfig`.
 
     Input: float images [N, 3, H, W] in 0 .. 1, any H and W. Output: logits [N, classes], float32.
-    Sign streams are numbered stem, blocks (convolutions in order, then the shortcut), classifier.
+    Sign streams are numbered in the order of execution: stem, blocks (a projection shortcut before
+    the block's other convolutions), classifier.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -164,7 +164,8 @@ class FoldedResNet(nn.Module):
             for block in blocks:
                 x = block(x)
         features = x.float().mean((2, 3))
-        return F.linear(features, self.classifier.effective_weight().flatten(1))
+        logits = F.linear(features, self.classifier.effective_weight().flatten(1))
+        return logits * self.config.logit_scale
 
 
 def conv_layers(model: nn.Module) -> Iterator[tuple[str, MaskedConv2d]]:

@@ -126,17 +126,7 @@ class _Search:
         self.model = FoldedResNet(config.model).to(self.device)
         self.epoch = 0
         self.log: list[dict[str, float]] = []
-        settings = config.train
-        scores = [m.scores for m in self.model.modules() if isinstance(m, MaskedConv2d)]
-        norms = [p for name, p in self.model.named_parameters() if not name.endswith("scores")]
-        groups: list[dict[str, Any]] = [
-            {"params": scores, "base": settings.lr, "weight_decay": settings.weight_decay}
-        ]
-        if norms:
-            groups.append({"params": norms, "base": settings.norm_lr, "weight_decay": 0.0})
-        self.optimizer = torch.optim.SGD(
-            groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0.0
-        )
+        self.optimizer = _optimizer(self.model, config.train)
         self._resized: tuple[int, Split] | None = None
 
     def run_epoch(self, training: Split, test: Split) -> dict[str, float]:
@@ -231,6 +221,30 @@ class _Search:
         self.log = state["log"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _optimizer(model: FoldedResNet, settings: TrainConfig) -> torch.optim.Optimizer:
+    """One group per layer's scores and one for the batch norms; "base" is the peak rate."""
+    scores = [m.scores for m in model.modules() if isinstance(m, MaskedConv2d)]
+    norms = [p for name, p in model.named_parameters() if not name.endswith("scores")]
+    adam = settings.optimizer == "adam"
+    groups: list[dict[str, Any]] = []
+    for tensor in scores:
+        unit = float(tensor.detach().abs().mean()) if adam else 1.0
+        groups.append(
+            {
+                "params": [tensor],
+                "base": settings.lr * unit,
+                "weight_decay": settings.weight_decay,
+            }
+        )
+    if norms:
+        groups.append({"params": norms, "base": settings.norm_lr, "weight_decay": 0.0})
+    if adam:
+        return torch.optim.Adam(groups, lr=0.0, betas=(settings.momentum, 0.99))
+    return torch.optim.SGD(
+        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0.0
+    )
 
 
 def split_size(split: Split) -> int:

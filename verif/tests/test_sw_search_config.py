@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading of search configurations, and the messages for everything that is wrong in them."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+
+from hiddenfold.sw.search.config import SearchConfig, load_config, parse_config
+
+GOOD = {
+    "dataset": "cifar100",
+    "model": {
+        "name": "tiny",
+        "classes": 100,
+        "stem": {"channels": 64},
+        "stages": [
+            {"blocks": 1, "channels": 64},
+            {
+                "blocks": 3,
+                "channels": 128,
+                "block": "bottleneck",
+                "mid": 32,
+                "stride": 2,
+                "folded": True,
+            },
+        ],
+    },
+    "train": {"phases": [{"epochs": 2, "size": 16}, {"epochs": 3, "size": 32}], "lr": 1},
+}
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_values_and_defaults() -> None:
+    config = parse_config(GOOD)
+    assert config.model.stages[1].mid == 32 and config.model.stages[0].stride == 1
+    assert config.model.top_k == 0.3 and config.model.magnitude
+    assert config.train.lr == 1.0 and isinstance(config.train.lr, float)
+    assert config.train.epochs == 5
+    assert [config.train.size_of(epoch) for epoch in range(5)] == [16, 16, 32, 32, 32]
+
+
+def test_dict_round_trip() -> None:
+    config = parse_config(GOOD)
+    assert parse_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_shipped_configurations_are_good(path: Path) -> None:
+    assert isinstance(load_config(path), SearchConfig)
+
+
+def change(path: str, value: object) -> dict:
+    data = copy.deepcopy(GOOD)
+    *tables, key = path.split("/")
+    table = data
+    for name in tables:
+        table = table[int(name) if isinstance(table, list) else name]
+    if value is KeyError:
+        del table[key]
+    else:
+        table[key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error", "message"),
+    [
+        ("datset", "x", ValueError, "Key 'datset' is unknown; allowed: dataset, model, train"),
+        (
+            "model/stem/width",
+            3,
+            ValueError,
+            "Key 'model.stem.width' is unknown; allowed: channels, kernel, stride, pool",
+        ),
+        ("dataset", "mnist", ValueError, "Key 'dataset' must be one of 'cifar100', not 'mnist'"),
+        ("dataset", KeyError, ValueError, "Key 'dataset' is missing"),
+        ("model/name", KeyError, ValueError, "Key 'model.name' is missing"),
+        ("model/name", "", ValueError, "Key 'model.name' must be a non-empty string, not ''"),
+        (
+            "model/classes",
+            10,
+            ValueError,
+            "Key 'model.classes' must be 100 for dataset 'cifar100', not 10",
+        ),
+        ("model/top_k", 1.5, ValueError, "Key 'model.top_k' must be above 0 and up to 1, not 1.5"),
+        ("model/top_k", "x", TypeError, "Key 'model.top_k' must be of type float, not 'x'"),
+        ("model/seed", True, TypeError, "Key 'model.seed' must be of type int, not True"),
+        ("model/seed", -1, ValueError, "Key 'model.seed' must be 0 to 2**64 - 1, not -1"),
+        (
+            "model/affine",
+            "some",
+            ValueError,
+            "Key 'model.affine' must be one of 'recurrent', 'all', 'none', not 'some'",
+        ),
+        (
+            "model/stem/kernel",
+            4,
+            ValueError,
+            "Key 'model.stem.kernel' must be one of 1, 3, 5, 7, not 4",
+        ),
+        ("model/stem", 64, TypeError, "Key 'model.stem' must be a table, not 64"),
+        ("model/stages", 3, TypeError, "Key 'model.stages' must be a list of tables, not 3"),
+        ("model/stages", [], ValueError, "Key 'model.stages' must list at least 1 stage, not 0"),
+        (
+            "model/stages/1/stride",
+            3,
+            ValueError,
+            "Key 'model.stages.stride' must be one of 1, 2, not 3",
+        ),
+        ("model/stages/1/mid", 0, ValueError, "Key 'model.stages.mid' must be 1 or more, not 0"),
+        (
+            "model/stages/0/mid",
+            8,
+            ValueError,
+            "Key 'model.stages.mid' is for bottleneck blocks only, not 8 in a basic block",
+        ),
+        ("train/phases", [], ValueError, "Key 'train.phases' must list at least 1 phase, not 0"),
+        (
+            "train/phases/0/size",
+            4,
+            ValueError,
+            "Key 'train.phases.size' must be 8 or more, not 4",
+        ),
+        ("train/batch", 1, ValueError, "Key 'train.batch' must be 2 or more, not 1"),
+        ("train/lr", -0.5, ValueError, "Key 'train.lr' must be 0 to inf, not -0.5"),
+        ("train/lr", float("nan"), ValueError, "Key 'train.lr' must be 0 to inf, not nan"),
+        ("train/warmup", 6.0, ValueError, "Key 'train.warmup' must be 0 to 5, not 6.0"),
+        (
+            "train/precision",
+            "fp16",
+            ValueError,
+            "Key 'train.precision' must be one of 'fp32', 'bf16', not 'fp16'",
+        ),
+    ],
+)
+def test_errors(path: str, value: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        parse_config(change(path, value))
+
+
+def test_file_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('dataset = "mnist"\n')
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: Key 'model' is missing$"):
+        load_config(path)
+    path.write_text("dataset = \n")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: Invalid value"):
+        load_config(path)

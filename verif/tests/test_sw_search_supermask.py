@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selection of the top-k weights, its gradient, and the folded network built on it."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from hiddenfold.sw import signs
+from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, macs
+from hiddenfold.sw.search.supermask import MaskedConv2d, kept_weights, top_k_mask
+
+
+def small_net(**changes) -> FoldedResNet:
+    torch.manual_seed(0)
+    settings = {
+        "name": "small",
+        "stem": StemConfig(channels=8),
+        "stages": (
+            StageConfig(blocks=1, channels=16, stride=2),
+            StageConfig(
+                blocks=3, channels=32, block="bottleneck", mid=8, stride=2, folded=True
+            ),
+        ),
+        "classes": 10,
+    }
+    return FoldedResNet(ModelConfig(**{**settings, **changes}))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 1000])
+@pytest.mark.parametrize("top_k", [0.001, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_top_k_keeps_exactly_the_largest(count: int, top_k: float, levels: int) -> None:
+    """Also with ties: `levels` distinct values, or all different for 0."""
+    values = torch.randperm(count).float()
+    if levels:
+        values = values % levels
+    mask = top_k_mask(values, top_k)
+    assert int(mask.sum()) == kept_weights(count, top_k) == max(1, round(count * top_k))
+    if not mask.all():
+        assert values[mask].min() >= values[~mask].max()
+
+
+def test_ties_go_to_the_first_weights() -> None:
+    values = torch.tensor([1.0, 2.0, 1.0, 1.0, 0.0, 1.0])
+    assert top_k_mask(values, 0.5).tolist() == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("magnitude", [True, False])
+def test_gradient_reaches_all_scores_and_only_scores(magnitude: bool) -> None:
+    net = small_net(affine="none", magnitude=magnitude)
+    before = {name: layer.weights.clone() for name, layer in conv_layers(net)}
+    net(torch.rand(4, 3, 16, 16)).square().sum().backward()
+    assert [name for name, _ in net.named_parameters() if not name.endswith("scores")] == []
+    for name, layer in conv_layers(net):
+        assert not layer.weights.requires_grad and torch.equal(layer.weights, before[name])
+        # Straight through: weights that are masked out have a gradient as well.
+        grad = layer.scores.grad
+        assert grad is not None
+        if layer is not net.stem:
+            assert float((grad[~layer.mask()] != 0).float().mean()) > 0.5
+
+
+@pytest.mark.parametrize("magnitude", [True, False])
+def test_straight_through_gradient(magnitude: bool) -> None:
+    """dL/dscore = dL/dweight * weight, times sign(score) when ranked by |score|."""
+    layer = MaskedConv2d(
+        5, 4, 3, 1, seed_state=1, stream=0, top_k=0.4, magnitude=magnitude
+    )
+    upstream = torch.randn(4, 5, 3, 3)
+    layer.effective_weight().mul(upstream).sum().backward()
+    expected = upstream * layer.weights
+    if magnitude:
+        expected = expected * layer.scores.detach().sign()
+    assert torch.allclose(layer.scores.grad, expected)
+
+
+def test_weights_are_the_lfsr_signs_under_the_mask() -> None:
+    net = small_net()
+    state = signs.splitmix64(net.config.seed)
+    streams = []
+    for _, layer in conv_layers(net):
+        streams.append(layer.stream)
+        cout, cin, kernel, _ = layer.scores.shape
+        sign = signs.sign_tensor(state, layer.stream, cout, cin, kernel)
+        assert np.array_equal(layer.weights.sign().numpy(), sign)
+        kept = int(layer.mask().sum())
+        assert kept == kept_weights(layer.scores.numel(), net.config.top_k)
+        # The same after packing: pruned bits are 0 in the stored words.
+        words = signs.pack(layer.mask().numpy())
+        assert int(np.bitwise_count(words).sum()) == kept
+    assert streams == list(range(len(streams)))
+
+
+def test_stem_is_a_1x1_convolution_on_the_unfolded_image() -> None:
+    """Channel (ky * K + kx) * 3 + c of the unfolded image, zero outside."""
+    for kernel, stride in ((3, 1), (5, 2), (7, 2)):
+        net = small_net(stem=StemConfig(channels=8, kernel=kernel, stride=stride))
+        image = torch.rand(2, 3, 9, 11)
+        pad = (kernel - 1) // 2
+        columns = torch.nn.functional.unfold(image, kernel, padding=pad, stride=stride)
+        columns = columns.reshape(2, 3, kernel * kernel, -1).transpose(1, 2).flatten(1, 2)
+        flat = (net.stem.weights * net.stem.mask())[:, :, 0, 0]
+        expected = torch.einsum("oc,ncp->nop", flat, columns)
+        assert torch.allclose(net.stem(image).flatten(2), expected, atol=1e-5)
+
+
+def test_recurrent_block_shares_weights_and_not_batch_norms() -> None:
+    net = small_net()
+    first, recurrent = net.stages[1]
+    assert (first.iterations, recurrent.iterations) == (1, 2)
+    assert len(recurrent.convs) == 3 and len(recurrent.norms) == 2
+    assert recurrent.norms[0][0].affine and not first.norms[0][0].affine
+    assert first.shortcut is not None and recurrent.shortcut is None
+    # By hand: two passes through the same weights.
+    net.eval()
+    x = torch.rand(1, 32, 4, 4)
+    expected = x
+    with torch.no_grad():
+        for norms in recurrent.norms:
+            y = expected
+            for i, conv in enumerate(recurrent.convs):
+                y = norms[i](conv(y))
+                y = torch.relu(y + expected if i == 2 else y)
+            expected = y
+        assert torch.allclose(recurrent(x), expected, atol=1e-6)
+
+
+def test_macs() -> None:
+    net = small_net()
+    stem = 27 * 8 * 256
+    first = (9 * 8 * 16 + 9 * 16 * 16 + 8 * 16) * 64
+    second = 16 * 8 * 64 + (9 * 8 * 8 + 8 * 32 + 16 * 32) * 16
+    recurrent = 2 * (32 * 8 + 9 * 8 * 8 + 8 * 32) * 16
+    assert macs(net, 16) == stem + first + second + recurrent + 32 * 10
+
+
+def test_imagenet_stem() -> None:
+    net = small_net(stem=StemConfig(channels=8, kernel=7, stride=2, pool=True))
+    assert net.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+
+
+def test_too_small_config_is_refused() -> None:
+    message = "Key 'model.top_k' must be above 0 and up to 1, not 0.0"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        small_net(top_k=0.0)

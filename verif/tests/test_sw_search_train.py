@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data loading, augmentation, a tiny search on synthetic data, and exact resuming."""
+
+import pickle
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hiddenfold.sw.search import data as data_module
+from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
+from hiddenfold.sw.search.data import Split, augment, batches, load_cifar100, resize, to_float
+from hiddenfold.sw.search.train import learning_rate_factor, load_run, train
+
+
+def tiny_config(**changes) -> SearchConfig:
+    settings = {
+        "phases": [{"epochs": 3, "size": 8}, {"epochs": 2, "size": 16}],
+        "batch": 32,
+        "lr": 0.5,
+        "warmup": 0.5,
+        "crop_padding": 2,
+    }
+    return parse_config(
+        {
+            "dataset": "cifar100",
+            "model": {
+                "name": "tiny",
+                "classes": 100,
+                "top_k": 0.5,
+                "stem": {"channels": 16},
+                "stages": [
+                    {"blocks": 3, "channels": 32, "stride": 2, "folded": True},
+                ],
+            },
+            "train": {**settings, **changes},
+        }
+    )
+
+
+def synthetic(count: int, seed: int) -> Split:
+    """Two classes told apart by colour, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    images = torch.randint(0, 120, (count, 3, 16, 16), generator=generator)
+    images[:, 0] += 100 * labels[:, None, None]
+    return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bf16"},
+        {"optimizer": "adam", "lr": 0.02, "norm_lr": 0.005, "weight_decay": 0.0},
+    ],
+    ids=["sgd", "bf16", "adam"],
+)
+def test_search_learns(tmp_path: Path, changes: dict) -> None:
+    split = synthetic(256, 1), synthetic(100, 2)
+    row = train(tiny_config(**changes), "", tmp_path / "run", data=split)
+    config, model, log = load_run(tmp_path / "run")
+    assert config == tiny_config(**changes)
+    assert [line["size"] for line in log] == [8, 8, 8, 16, 16]
+    assert log[-1] == row
+    assert log[-1]["train_loss"] < 0.5 * log[0]["train_loss"]
+    assert row["top1"] > 90.0
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,size,lr,") and len(lines) == 6
+    assert not model.training
+
+
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+    split = synthetic(96, 1), synthetic(20, 2)
+    config = tiny_config()
+    train(config, "", tmp_path / "whole", data=split)
+
+    class Interrupt(Exception):
+        pass
+
+    # Stop inside the third epoch, after two checkpoints.
+    calls = 0
+    original = data_module.augment
+
+    def stop_later(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise Interrupt
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hiddenfold.sw.search.train.augment", stop_later)
+        with pytest.raises(Interrupt):
+            train(config, "", tmp_path / "parts", data=split)
+    torch.manual_seed(99)
+    train(config, "", tmp_path / "parts", resume=True, data=split)
+    whole, parts = load_run(tmp_path / "whole"), load_run(tmp_path / "parts")
+    for key, value in whole[1].state_dict().items():
+        assert torch.equal(value, parts[1].state_dict()[key]), key
+    for a, b in zip(whole[2], parts[2], strict=True):
+        assert {**a, "seconds": 0.0} == {**b, "seconds": 0.0}
+
+
+def test_run_directory_errors(tmp_path: Path) -> None:
+    split = synthetic(64, 1), synthetic(20, 2)
+    run = tmp_path / "run"
+    message = f"{run} holds no checkpoint to resume from"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(tiny_config(), "", run, resume=True, data=split)
+    message = f"{run} is not a run directory: it has no config.json"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_run(run)
+    train(tiny_config(), "", run, data=split)
+    message = f"{run} already holds a run; resume it or choose another directory"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(tiny_config(), "", run, data=split)
+    message = f"{run / 'checkpoint.pt'} was made with another configuration than the one given"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(tiny_config(lr=0.25), "", run, resume=True, data=split)
+    message = "Batch must be at most 64, the images, not 65"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(tiny_config(batch=65), "", tmp_path / "other", data=split)
+
+
+def test_learning_rate() -> None:
+    config = TrainConfig(phases=tiny_config().train.phases, warmup=1.0)
+    factors = [learning_rate_factor(config, x) for x in (0.0, 0.5, 1.0, 3.0, 5.0)]
+    assert factors == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_augment_shifts_and_mirrors() -> None:
+    image = torch.arange(1, 3 * 5 * 6 + 1, dtype=torch.uint8).reshape(1, 3, 5, 6)
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))[0]
+    allowed = set()
+    for y in range(5):
+        for x in range(5):
+            crop = padded[:, y : y + 5, x : x + 6]
+            allowed |= {crop.numpy().tobytes(), crop.flip(2).numpy().tobytes()}
+    generator = torch.Generator().manual_seed(3)
+    seen = {
+        part.contiguous().numpy().tobytes()
+        for part in augment(image.repeat(2000, 1, 1, 1), 2, True, generator)
+    }
+    assert seen == allowed
+    assert torch.equal(augment(image, 0, False, generator), image)
+
+
+def test_batches_are_a_permutation() -> None:
+    split = Split(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1), torch.arange(10))
+    parts = list(batches(split, 4, torch.Generator().manual_seed(0)))
+    assert [len(labels) for _, labels in parts] == [4, 4]
+    labels = torch.cat([labels for _, labels in parts])
+    assert len(set(labels.tolist())) == 8
+    assert torch.equal(torch.cat([images for images, _ in parts]).flatten(), labels)
+
+
+def test_resize_and_to_float() -> None:
+    images = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
+    assert torch.equal(resize(images, 16), images[:, :, :16, :16])
+    assert resize(images, 32) is images
+    assert to_float(images).max() == np.float32(200 / 255)
+
+
+def write_pickles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files like the official ones, with 3 training images and 2 test images."""
+    monkeypatch.setattr(data_module, "_IMAGES", {"train": 3, "test": 2})
+    folder.mkdir(parents=True)
+    for name, count in (("train", 3), ("test", 2)):
+        pixels = np.arange(count * 3072, dtype=np.uint32).astype(np.uint8).reshape(count, 3072)
+        table = {"data": pixels, "fine_labels": list(range(count)), "filenames": ["x"] * count}
+        (folder / name).write_bytes(pickle.dumps(table, protocol=2))
+
+
+def test_cifar_is_found_in_all_three_places(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "a" / "cifar-100-python"
+    write_pickles(folder, monkeypatch)
+    archive = tmp_path / "b"
+    archive.mkdir()
+    with tarfile.open(archive / "cifar-100-python.tar.gz", "w:gz") as tar:
+        tar.add(folder, "cifar-100-python")
+    for place in (folder, tmp_path / "a", archive):
+        split = load_cifar100(place, "train")
+        assert split.images.shape == (3, 3, 32, 32) and split.labels.tolist() == [0, 1, 2]
+        # Planes red, green, blue, each row by row.
+        assert split.images[0, 1, 2, 3] == (1024 + 2 * 32 + 3) % 256
+    assert len(load_cifar100(folder, "test")) == 2
+
+
+def test_cifar_errors(tmp_path: Path, monkeypatch) -> None:
+    message = (
+        f"CIFAR-100 not found in {tmp_path}: expected 'cifar-100-python/train' or "
+        "'cifar-100-python.tar.gz' there; the official download is "
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_cifar100(tmp_path, "train")
+    with pytest.raises(ValueError, match="^Split must be one of 'train', 'test', not 'dev'$"):
+        load_cifar100(tmp_path, "dev")
+    folder = tmp_path / "cifar-100-python"
+    write_pickles(folder, monkeypatch)
+    damaged = f"^CIFAR-100 file 'train' in {re.escape(str(tmp_path))} is damaged: "
+    good = (folder / "train").read_bytes()
+    for bad in (b"", good[:100], b"hello", pickle.dumps({}), pickle.dumps(Path("x"))):
+        (folder / "train").write_bytes(bad)
+        with pytest.raises(ValueError, match=damaged):
+            load_cifar100(tmp_path, "train")
+    monkeypatch.setattr(data_module, "_IMAGES", {"train": 4, "test": 2})
+    (folder / "train").write_bytes(good)
+    with pytest.raises(ValueError, match="must hold 4 images of 3072 bytes, not uint8"):
+        load_cifar100(tmp_path, "train")
