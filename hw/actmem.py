@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activation memory: banks of block RAM with one read and one write port each."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+#: Cycles from a read address to its data (block RAM plus its output register).
+READ_LATENCY = 2
+
+
+class ActivationMemory(wiring.Component):
+    """Words of ``lanes`` x 8 bits in ``banks`` banks of ``bank_words`` words.
+
+    Two readers and one writer. Reader ``a`` is never refused. Reader ``b`` is refused
+    (``b_ready`` low in the same cycle) while ``a`` reads the same bank. Data come
+    ``READ_LATENCY`` cycles after an accepted address. A read in the cycle of a write to the same
+    word may return either value.
+
+    Parameters
+    ----------
+    rows, lanes
+        A word is written in ``lanes // rows`` segments of ``rows`` channels.
+    banks, bank_words
+        Powers of two; the upper address bits choose the bank.
+
+    Members
+    -------
+    a_en, a_addr, a_data, b_en, b_addr, b_ready, b_data
+        Readers.
+    w_en, w_addr, w_data
+        Writer; bit ``i`` of ``w_en`` writes segment ``i``.
+    """
+
+    def __init__(self, *, rows: int, lanes: int, banks: int, bank_words: int):
+        self._segment_bits = rows * 8
+        self._banks = banks
+        self._bank_words = bank_words
+        address_bits = exact_log2(banks * bank_words)
+        super().__init__(
+            {
+                "a_en": In(1),
+                "a_addr": In(address_bits),
+                "a_data": Out(lanes * 8),
+                "b_en": In(1),
+                "b_addr": In(address_bits),
+                "b_ready": Out(1),
+                "b_data": Out(lanes * 8),
+                "w_en": In(lanes // rows),
+                "w_addr": In(address_bits),
+                "w_data": In(lanes * 8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        offset_bits = exact_log2(self._bank_words)
+        a_bank, b_bank, w_bank = (
+            address[offset_bits:] if self._banks > 1 else Cat(0)
+            for address in (self.a_addr, self.b_addr, self.w_addr)
+        )
+        m.d.comb += self.b_ready.eq(~(self.a_en & (a_bank == b_bank)))
+        a_select = [Signal(range(self._banks), name=f"a_select{i}") for i in range(READ_LATENCY)]
+        b_select = [Signal(range(self._banks), name=f"b_select{i}") for i in range(READ_LATENCY)]
+        m.d.sync += [
+            a_select[0].eq(a_bank),
+            a_select[1].eq(a_select[0]),
+            b_select[0].eq(b_bank),
+            b_select[1].eq(b_select[0]),
+        ]
+        words = []
+        for k in range(self._banks):
+            bank = memory.Memory(shape=len(self.a_data), depth=self._bank_words, init=[])
+            m.submodules[f"bank{k}"] = bank
+            write = bank.write_port(granularity=self._segment_bits)
+            read = bank.read_port()
+            a_here = self.a_en & (a_bank == k)
+            word = Signal(len(self.a_data), name=f"word{k}")
+            read_valid = Signal(name=f"read_valid{k}")
+            m.d.comb += [
+                write.addr.eq(self.w_addr[:offset_bits]),
+                write.data.eq(self.w_data),
+                write.en.eq(self.w_en & (w_bank == k).replicate(len(self.w_en))),
+                read.addr.eq(self.b_addr[:offset_bits]),
+                read.en.eq(a_here | (self.b_en & (b_bank == k))),
+            ]
+            with m.If(a_here):
+                m.d.comb += read.addr.eq(self.a_addr[:offset_bits])
+            m.d.sync += read_valid.eq(read.en)
+            with m.If(read_valid):
+                m.d.sync += word.eq(read.data)
+            words.append(word)
+        for output, select in ((self.a_data, a_select[1]), (self.b_data, b_select[1])):
+            with m.Switch(select):
+                for k, word in enumerate(words):
+                    with m.Case(k):
+                        m.d.comb += output.eq(word)
+        return m

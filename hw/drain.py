@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drains finished pixel tiles: requantized to activation memory, or summed up to logits."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from hiddenfold.hw import actmem
+from hiddenfold.hw.loops import TileCounter
+from hiddenfold.hw.psum import PartialSums
+from hiddenfold.hw.requant import Requantize
+
+
+class Drain(wiring.Component):
+    """Reads a partial-sum bank pixel by pixel once its pixel tile is complete.
+
+    With ``logits`` low, each pixel's ``rows`` channels go through :class:`Requantize`, with the
+    residual read at ``res``, to the segment of the word at ``dst``. With ``logits`` high the
+    pixels of a block are added up, which is the global average pooling of docs/spec.md section
+    4.5, and sent as 32-bit numbers.
+
+    Members
+    -------
+    start
+        Begin a layer; the fields are stable from this cycle to ``done``.
+    complete
+        A pixel tile is complete in the partial-sum banks, which are used in turn.
+    drained
+        Its last pixel has been read; the bank is free.
+    psum_en, psum_index, psum_bank, psum_data
+        Read port of the partial sums.
+    affine_full, affine_take, multiplier, bias, shift, residual
+        Constants of a block, see ``AffineLoader``.
+    res_en, res_addr, res_ready, res_data
+        Read port of the activation memory, may be refused.
+    w_en, w_addr, w_data
+        Write port of the activation memory.
+    o
+        Beats of logits.
+    done
+        High from the end of the layer to the next ``start``.
+    overflow
+        An address lies outside the memory.
+    """
+
+    def __init__(
+        self, *, rows: int, lanes: int, depth: int, acc_bits: int, bus_bits: int, address_bits: int
+    ):
+        self._rows = rows
+        self._lanes = lanes
+        self._acc_bits = acc_bits
+        self._address_bits = address_bits
+        super().__init__(
+            {
+                "start": In(1),
+                "blocks": In(16),
+                "out_h": In(16),
+                "out_w": In(16),
+                "out_words": In(16),
+                "tile_rows": In(16),
+                "out_bits": In(4),
+                "add_residual": In(1),
+                "logits": In(1),
+                "dst": In(32),
+                "res": In(32),
+                "complete": In(1),
+                "drained": Out(1),
+                "psum_en": Out(1),
+                "psum_index": Out(range(depth)),
+                "psum_bank": Out(1),
+                "psum_data": In(rows * acc_bits),
+                "affine_full": In(1),
+                "affine_take": Out(1),
+                "multiplier": In(rows * 16),
+                "bias": In(rows * 24),
+                "shift": In(5),
+                "residual": In(16),
+                "res_en": Out(1),
+                "res_addr": Out(address_bits),
+                "res_ready": In(1),
+                "res_data": In(lanes * 8),
+                "w_en": Out(lanes // rows),
+                "w_addr": Out(address_bits),
+                "w_data": Out(lanes * 8),
+                "o": Out(stream.Signature(bus_bits)),
+                "done": Out(1, init=1),
+                "overflow": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        rows, lanes = self._rows, self._lanes
+        m.submodules.tiles = tiles = TileCounter()
+        m.submodules.requantize = requantize = Requantize(rows=rows, acc_bits=self._acc_bits)
+        segments = exact_log2(lanes // rows)
+        read_latency = PartialSums.READ_LATENCY
+        assert read_latency == actmem.READ_LATENCY, "sum and residual must arrive together"
+        latency = read_latency + Requantize.LATENCY
+
+        # Pixel tiles that are complete and not yet drained.
+        waiting = Signal(range(3))
+        m.d.sync += waiting.eq(waiting + self.complete - self.drained)
+
+        # Walk over the pixels of a tile.
+        issue = Signal()
+        column, line = Signal(16), Signal(16)
+        last_pixel = Signal()
+        width = self._address_bits + 1
+        write_address, res_address = Signal(width), Signal(width)
+        segment = tiles.block[:segments]
+        m.d.comb += [
+            tiles.start.eq(self.start),
+            tiles.blocks.eq(self.blocks),
+            tiles.out_h.eq(self.out_h),
+            tiles.tile_rows.eq(self.tile_rows),
+            last_pixel.eq((column == self.out_w - 1) & (line == tiles.rows - 1)),
+            self.psum_en.eq(issue),
+            self.res_addr.eq(res_address),
+            self.overflow.eq(
+                issue & ~self.logits & (write_address[-1] | (self.add_residual & res_address[-1]))
+            ),
+            self.drained.eq(issue & last_pixel),
+            tiles.step.eq(self.drained),
+        ]
+        with m.If(issue):
+            m.d.sync += [
+                self.psum_index.eq(self.psum_index + 1),
+                write_address.eq(write_address + self.out_words),
+                res_address.eq(res_address + self.out_words),
+                column.eq(column + 1),
+            ]
+            with m.If(column == self.out_w - 1):
+                m.d.sync += [column.eq(0), line.eq(line + 1)]
+            with m.If(last_pixel):
+                m.d.sync += [self.psum_index.eq(0), self.psum_bank.eq(~self.psum_bank), line.eq(0)]
+
+        # What follows a pixel down the pipeline.
+        live = [issue, *(Signal(name=f"live{i}") for i in range(1, latency + 1))]
+        address = [
+            write_address[: self._address_bits],
+            *(Signal(self._address_bits, name=f"address{i}") for i in range(1, latency + 1)),
+        ]
+        for age in range(latency):
+            m.d.sync += [live[age + 1].eq(live[age]), address[age + 1].eq(address[age])]
+        in_flight = Signal()
+        m.d.comb += in_flight.eq(Cat(*live[1:]).any())
+
+        residual_word = self.res_data.word_select(segment, rows * 8) if segments else self.res_data
+        m.d.comb += [
+            requantize.acc.eq(self.psum_data),
+            requantize.res.eq(residual_word),
+            requantize.multiplier.eq(self.multiplier),
+            requantize.bias.eq(self.bias),
+            requantize.shift.eq(self.shift),
+            requantize.residual.eq(Mux(self.add_residual, self.residual, 0)),
+            requantize.out_bits.eq(self.out_bits),
+            self.w_en.eq(
+                (live[latency] & ~self.logits) << segment
+                if segments
+                else live[latency] & ~self.logits
+            ),
+            self.w_addr.eq(address[latency]),
+            self.w_data.eq(requantize.y.replicate(lanes // rows)),
+        ]
+
+        # Logits: a 32-bit sum per row, shifted out by beats at the end of a block.
+        bus_bits = len(self.o.payload)
+        totals = Signal(rows * 32)
+        fresh = Signal()  # the next pixel starts new sums
+        with m.If(live[read_latency] & self.logits):
+            m.d.sync += fresh.eq(0)
+            for row in range(rows):
+                total = totals.word_select(row, 32)
+                acc = self.psum_data.word_select(row, self._acc_bits).as_signed()
+                m.d.sync += total.eq(Mux(fresh, 0, total.as_signed()) + acc)
+        beats = rows * 32 // bus_bits
+        beat = Signal(range(beats))
+        m.d.comb += self.o.payload.eq(totals)
+
+        last_block = Signal()
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [
+                        self.done.eq(0),
+                        waiting.eq(0),
+                        self.psum_bank.eq(0),
+                        self.psum_index.eq(0),
+                        column.eq(0),
+                        line.eq(0),
+                    ]
+                    m.next = "BLOCK"
+            with m.State("BLOCK"):
+                # The constants may change only when no pixel of the last block is in flight.
+                m.d.sync += [
+                    write_address.eq(self.dst + (tiles.block >> segments)),
+                    res_address.eq(self.res + (tiles.block >> segments)),
+                    fresh.eq(1),
+                    last_block.eq(tiles.block == self.blocks - 1),
+                ]
+                with m.If(~in_flight & (self.affine_full | self.logits)):
+                    m.d.comb += self.affine_take.eq(~self.logits)
+                    m.next = "PIXELS"
+            with m.State("PIXELS"):
+                m.d.comb += [
+                    self.res_en.eq(self.add_residual & (waiting != 0)),
+                    issue.eq((waiting != 0) & (~self.add_residual | self.res_ready)),
+                ]
+                with m.If(self.drained & tiles.last_tile):
+                    m.next = "FLUSH"
+            with m.State("FLUSH"):
+                with m.If(~in_flight):
+                    with m.If(self.logits):
+                        m.next = "SEND"
+                    with m.Elif(last_block):
+                        m.d.sync += self.done.eq(1)
+                        m.next = "IDLE"
+                    with m.Else():
+                        m.next = "BLOCK"
+            with m.State("SEND"):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    m.d.sync += [beat.eq(beat + 1), totals.eq(totals >> bus_bits)]
+                    with m.If(beat == beats - 1):
+                        m.d.sync += beat.eq(0)
+                        m.next = "BLOCK"
+                        with m.If(last_block):
+                            m.d.sync += self.done.eq(1)
+                            m.next = "IDLE"
+        return m

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splits wide stream words into narrow ones."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+class Splitter(wiring.Component):
+    """Passes each word of ``in_bits`` on as ``in_bits // out_bits`` words, lowest bits first.
+
+    Combinational from ``i`` to ``o``; one narrow word a cycle.
+
+    Members
+    -------
+    i, o
+        Streams of ``in_bits`` and ``out_bits``.
+    """
+
+    def __init__(self, *, in_bits: int, out_bits: int):
+        if in_bits % out_bits:
+            raise ValueError(f"width {in_bits!r} must be a multiple of {out_bits!r}")
+        super().__init__({"i": In(stream.Signature(in_bits)), "o": Out(stream.Signature(out_bits))})
+
+    def elaborate(self, platform):
+        m = Module()
+        parts = len(self.i.payload) // len(self.o.payload)
+        part = Signal(range(parts))
+        m.d.comb += [
+            self.o.valid.eq(self.i.valid),
+            self.o.payload.eq(self.i.payload.word_select(part, len(self.o.payload))),
+            self.i.ready.eq(self.o.ready & (part == parts - 1)),
+        ]
+        if parts > 1:
+            with m.If(self.o.valid & self.o.ready):
+                m.d.sync += part.eq(part + 1)
+        return m

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which output pixels a kernel tap reaches: padding is skipped, not multiplied."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hiddenfold.hw.loops import TileCounter
+
+
+def rectangle_layout(address_bits: int, index_bits: int) -> data.StructLayout:
+    """Return the layout of a rectangle of output pixels that one tap reaches in a pixel tile.
+
+    ``address``: activation word of the first pixel, lane word 0 (one guard bit on top).
+    ``index``: its number in the pixel tile. ``rows``, ``cols``: size minus one.
+    ``empty``: the tap reaches no pixel. ``first``, ``last``: tap of the pixel tile.
+    """
+    return data.StructLayout(
+        {
+            "address": address_bits + 1,
+            "index": index_bits,
+            "rows": 16,
+            "cols": 16,
+            "empty": 1,
+            "first": 1,
+            "last": 1,
+        }
+    )
+
+
+class TapWalker(wiring.Component):
+    """Walks blocks, pixel tiles and taps (centre first) and emits a rectangle for each.
+
+    A rectangle takes 5 cycles; the next one is made while the receiver works on the last.
+
+    Parameters
+    ----------
+    address_bits, index_bits
+        Width of activation addresses and of pixel numbers in a tile.
+
+    Members
+    -------
+    start
+        Begin a layer; all other inputs are stable from the cycle before to the end.
+    o
+        Rectangles; layout ``rectangle_layout``.
+    """
+
+    def __init__(self, *, address_bits: int, index_bits: int):
+        super().__init__(
+            {
+                "start": In(1),
+                "kernel": In(4),
+                "stride": In(4),
+                "in_words": In(16),
+                "in_h": In(16),
+                "in_w": In(16),
+                "out_h": In(16),
+                "out_w": In(16),
+                "src": In(32),
+                "tile_rows": In(16),
+                "blocks": In(16),
+                "o": Out(stream.Signature(rectangle_layout(address_bits, index_bits))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.tiles = tiles = TileCounter()
+        m.d.comb += [
+            tiles.blocks.eq(self.blocks),
+            tiles.out_h.eq(self.out_h),
+            tiles.tile_rows.eq(self.tile_rows),
+            tiles.start.eq(self.start),
+        ]
+        centre = self.kernel[1:]  # (K - 1) / 2 for odd K
+        at_centre = Signal()
+        ky = Signal(4)
+        kx = Signal(4)
+        last_tap = Signal()
+        m.d.comb += last_tap.eq(
+            Mux(
+                at_centre,
+                self.kernel == 1,
+                (ky == self.kernel - 1) & (kx == self.kernel - 1),
+            )
+        )
+
+        def span(offset, low, count, size):
+            """Return (start, end) of the output positions whose input lies inside."""
+            missing = (-offset).as_signed()
+            start = Mux(self.stride == 2, (missing + 1) >> 1, missing)
+            start = Mux(start > low, start, low)
+            room = size - 1 - offset
+            end = Mux(self.stride == 2, (room >> 1) + 1, room + 1)
+            stop = low + count
+            return start, Mux(end < stop, end, stop)
+
+        dy = Signal(signed(5))
+        dx = Signal(signed(5))
+        m.d.comb += [dy.eq(ky - centre), dx.eq(kx - centre)]
+        y0, y1, x0, x1 = (Signal(signed(19), name=name) for name in ("y0", "y1", "x0", "x1"))
+        in_y, in_x, pixel = Signal(16), Signal(16), Signal(32)
+        o = self.o.p
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [at_centre.eq(1), ky.eq(centre), kx.eq(centre)]
+                    m.next = "SPAN"
+            with m.State("SPAN"):
+                rows = span(dy, tiles.row, tiles.rows, self.in_h)
+                cols = span(dx, 0, self.out_w, self.in_w)
+                m.d.sync += [y0.eq(rows[0]), y1.eq(rows[1]), x0.eq(cols[0]), x1.eq(cols[1])]
+                m.next = "INPUT"
+            with m.State("INPUT"):
+                m.d.sync += [
+                    in_y.eq(Mux(self.stride == 2, y0 << 1, y0) + dy),
+                    in_x.eq(Mux(self.stride == 2, x0 << 1, x0) + dx),
+                    o.rows.eq(y1 - y0 - 1),
+                    o.cols.eq(x1 - x0 - 1),
+                    o.empty.eq((y1 <= y0) | (x1 <= x0)),
+                    o.first.eq(at_centre),
+                    o.last.eq(last_tap),
+                ]
+                m.next = "PIXEL"
+            with m.State("PIXEL"):
+                m.d.sync += [
+                    pixel.eq(in_y * self.in_w + in_x),
+                    o.index.eq((y0 - tiles.row) * self.out_w + x0),
+                ]
+                m.next = "ADDRESS"
+            with m.State("ADDRESS"):
+                m.d.sync += o.address.eq(self.src + pixel * self.in_words)
+                m.next = "OUT"
+            with m.State("OUT"):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    with m.If(last_tap):
+                        m.d.comb += tiles.step.eq(1)
+                        m.d.sync += [at_centre.eq(1), ky.eq(centre), kx.eq(centre)]
+                    with m.Elif(at_centre):
+                        m.d.sync += [at_centre.eq(0), ky.eq(0), kx.eq(0)]
+                    with m.Elif(kx == self.kernel - 1):
+                        m.d.sync += [ky.eq(ky + 1), kx.eq(0)]
+                    with m.Else():
+                        # Step over the centre; a tap to its right always exists.
+                        skip = (ky == centre) & (kx + 1 == centre)
+                        m.d.sync += kx.eq(kx + 1 + skip)
+                    with m.If(last_tap & tiles.last):
+                        m.next = "IDLE"
+                    with m.Else():
+                        m.next = "SPAN"
+        return m

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requantization of a pixel's accumulators to activations (docs/spec.md section 4.3)."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+#: Width to which the shifted product is saturated: any more is clamped by the output anyway,
+#: because the residual term is below 2^24 and the bias below 2^23 in magnitude.
+SHIFTED_BITS = 27
+
+
+class Requantize(wiring.Component):
+    """``y = clamp((((acc * M) >> S) + res * R + B) >> 8, 0, 2^A - 1)`` for ``rows`` channels.
+
+    A new pixel every cycle; ``y`` is valid ``LATENCY`` cycles after ``acc`` and ``res``. M, B, S, R
+    and A must be stable from ``acc`` to ``y``. There is no flow control.
+
+    Members
+    -------
+    acc, res
+        ``rows`` signed accumulators of ``acc_bits``; ``rows`` unsigned residuals of 8 bits.
+    multiplier, bias
+        ``rows`` signed numbers of 16 and 24 bits.
+    shift, residual, out_bits
+        S (a multiple of 4, 0..28), R (0 without a residual), A.
+    y
+        ``rows`` activations of 8 bits.
+    """
+
+    LATENCY = 4
+
+    def __init__(self, *, rows: int, acc_bits: int):
+        self._rows = rows
+        self._acc_bits = acc_bits
+        super().__init__(
+            {
+                "acc": In(rows * acc_bits),
+                "res": In(rows * 8),
+                "multiplier": In(rows * 16),
+                "bias": In(rows * 24),
+                "shift": In(5),
+                "residual": In(16),
+                "out_bits": In(4),
+                "y": Out(rows * 8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        top = (1 << SHIFTED_BITS - 1) - 1
+        limit = Signal(8)
+        m.d.sync += limit.eq((1 << self.out_bits) - 1)
+        for row in range(self._rows):
+            acc = self.acc.word_select(row, self._acc_bits).as_signed()
+            multiplier = self.multiplier.word_select(row, 16).as_signed()
+            # Cycle 0: products.
+            product = Signal(signed(self._acc_bits + 16), name=f"product{row}")
+            skip = Signal(24, name=f"skip{row}")
+            m.d.sync += [
+                product.eq(acc * multiplier),
+                skip.eq(self.res.word_select(row, 8) * self.residual),
+            ]
+            # Cycle 1: shift and saturate; residual plus bias.
+            shifted = Signal(signed(SHIFTED_BITS), name=f"shifted{row}")
+            offset = Signal(signed(26), name=f"offset{row}")
+            scaled = Signal.like(product, name=f"scaled{row}")
+            with m.Switch(self.shift[2:]):
+                for step in range(8):
+                    with m.Case(step):
+                        m.d.comb += scaled.eq(product >> 4 * step)
+            with m.If(scaled > top):
+                m.d.sync += shifted.eq(top)
+            with m.Elif(scaled < -top):
+                m.d.sync += shifted.eq(-top)
+            with m.Else():
+                m.d.sync += shifted.eq(scaled)
+            m.d.sync += offset.eq(skip + self.bias.word_select(row, 24).as_signed())
+            # Cycle 2: sum without its 8 fraction bits.
+            value = Signal(signed(20), name=f"value{row}")
+            m.d.sync += value.eq((shifted + offset) >> 8)
+            # Cycle 3: clamp.
+            y = self.y.word_select(row, 8)
+            with m.If(value < 0):
+                m.d.sync += y.eq(0)
+            with m.Elif(value > limit):
+                m.d.sync += y.eq(limit)
+            with m.Else():
+                m.d.sync += y.eq(value)
+        return m

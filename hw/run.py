@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start, end, counters and errors of a run (docs/spec.md sections 8 and 9)."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hiddenfold.hw.isa import Error
+
+
+class RunControl(wiring.Component):
+    """Starts, counts and ends runs; brings every error to a readable, restartable state.
+
+    Members
+    -------
+    start, abort, watchdog
+        From the registers.
+    clear, engine_start, flush, stop
+        To the engine: reset for a cycle, then start; see :class:`Engine`.
+    finished, idle, error, pc
+        From the engine.
+    busy, done, fail, code, fail_pc
+        To the registers. ``fail`` comes at once with the first error, ``busy`` ends when the bus
+        is quiet.
+    read_beat, write_beat, array_cycle, tile_stall, drain_stall, bus_stall
+        Events of a cycle.
+    cycles, read_bytes, ...
+        Counters (``COUNTERS``), cleared by a start.
+    """
+
+    COUNTERS = (
+        "cycles",
+        "read_bytes",
+        "write_bytes",
+        "array_cycles",
+        "tile_stalls",
+        "drain_stalls",
+        "bus_stalls",
+    )
+
+    def __init__(self, *, bus_bits: int):
+        self._bus_bytes = bus_bits // 8
+        super().__init__(
+            {
+                "start": In(1),
+                "abort": In(1),
+                "watchdog": In(32),
+                "clear": Out(1),
+                "engine_start": Out(1),
+                "flush": Out(1),
+                "stop": Out(1),
+                "finished": In(1),
+                "idle": In(1),
+                "error": In(Error),
+                "pc": In(32),
+                "busy": Out(1),
+                "done": Out(1),
+                "fail": Out(1),
+                "code": Out(8),
+                "fail_pc": Out(32),
+                "read_beat": In(1),
+                "write_beat": In(1),
+                "array_cycle": In(1),
+                "tile_stall": In(1),
+                "drain_stall": In(1),
+                "bus_stall": In(1),
+                **{name: Out(64) for name in self.COUNTERS},
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        active = Signal()
+        late = Signal()
+        m.d.comb += late.eq((self.watchdog != 0) & (self.cycles >= self.watchdog))
+
+        def end_on_error():
+            """Leave for HALT on the first of error, watchdog, abort."""
+            with m.If((self.error != Error.NONE) | late | self.abort):
+                m.d.comb += self.fail.eq(1)
+                m.next = "HALT"
+
+        m.d.comb += self.code.eq(
+            Mux(self.error != Error.NONE, self.error, Mux(late, Error.WATCHDOG, Error.ABORTED))
+        )
+
+        m.d.comb += self.fail_pc.eq(self.pc)
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.comb += self.clear.eq(1)
+                    m.next = "START"
+            with m.State("START"):
+                m.d.comb += self.engine_start.eq(1)
+                m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(self.finished):
+                    m.next = "FLUSH"
+                end_on_error()
+            with m.State("FLUSH"):
+                m.d.comb += self.flush.eq(1)
+                with m.If(self.idle):
+                    m.d.comb += self.done.eq(~self.fail)
+                    m.next = "IDLE"
+                end_on_error()
+            with m.State("HALT"):
+                m.d.comb += self.stop.eq(1)
+                with m.If(self.idle):
+                    m.next = "IDLE"
+            m.d.comb += [self.busy.eq(~fsm.ongoing("IDLE")), active.eq(self.busy)]
+
+        amounts = {
+            "cycles": active,
+            "read_bytes": Mux(self.read_beat, self._bus_bytes, 0),
+            "write_bytes": Mux(self.write_beat, self._bus_bytes, 0),
+            "array_cycles": self.array_cycle,
+            "tile_stalls": self.tile_stall,
+            "drain_stalls": self.drain_stall,
+            "bus_stalls": self.bus_stall,
+        }
+        for name, amount in amounts.items():
+            counter = getattr(self, name)
+            with m.If(self.clear):
+                m.d.sync += counter.eq(0)
+            with m.Elif(active):
+                m.d.sync += counter.eq(counter + amount)
+        return m

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recurrent-block sequencer: fetches, checks and dispatches instructions (docs/spec.md section 7)."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from hiddenfold.hw import isa
+from hiddenfold.hw.axi import COMMAND
+from hiddenfold.hw.gearbox import Splitter
+from hiddenfold.hw.instruction import LAYOUT
+from hiddenfold.hw.isa import Error, Opcode
+from hiddenfold.hw.signature import Signature
+
+#: Opcodes that a unit executes, in the order of the bits of ``start`` and ``done``.
+UNIT_OPCODES = (Opcode.CONV, Opcode.IMAGE, Opcode.POOL, Opcode.STORE)
+
+
+class InstructionFetcher(wiring.Component):
+    """Reads one instruction and checks its signature.
+
+    Members
+    -------
+    start, address
+        Begin to fetch; a former instruction is forgotten. Only when idle or ``valid``.
+    cmd, data
+        Port of the read channel.
+    valid, good, instruction
+        The instruction is complete; its signature is right. Stable to the next ``start``.
+    """
+
+    def __init__(self, *, bus_bits: int):
+        self._bus_bits = bus_bits
+        super().__init__(
+            {
+                "start": In(1),
+                "address": In(32),
+                "cmd": Out(stream.Signature(COMMAND)),
+                "data": In(stream.Signature(bus_bits)),
+                "valid": Out(1),
+                "good": Out(1),
+                "instruction": Out(LAYOUT),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.words = words = Splitter(in_bits=self._bus_bits, out_bits=64)
+        m.submodules.check = check = Signature()
+        connect(m, flipped(self.data), words.i)
+        bits = self.instruction.as_value()
+        left = Signal(range(isa.WORDS + 1))
+        m.d.comb += [
+            words.o.ready.eq(left != 0),
+            check.clear.eq(self.start),
+            check.data.eq(words.o.payload),
+            check.en.eq(words.o.valid & (left > 1)),
+            self.good.eq(check.value == self.instruction.signature),
+            self.cmd.p.beats.eq(isa.BYTES * 8 // self._bus_bits),
+        ]
+        with m.If(self.start):
+            m.d.sync += [
+                self.cmd.valid.eq(1),
+                self.cmd.p.address.eq(self.address),
+                left.eq(isa.WORDS),
+                self.valid.eq(0),
+            ]
+        with m.Else():
+            with m.If(self.cmd.ready):
+                m.d.sync += self.cmd.valid.eq(0)
+            with m.If(words.o.valid & words.o.ready):
+                m.d.sync += [
+                    bits.eq(Cat(bits[64:], words.o.payload)),
+                    left.eq(left - 1),
+                    self.valid.eq(left == 1),
+                ]
+        return m
+
+
+class FieldCheck(wiring.Component):
+    """Finds fields outside their domain, so that no unit can hang or write where it must not.
+
+    Members
+    -------
+    instruction
+        To be checked; stable for two cycles before the outputs are used.
+    field_error, window_error
+        A field is outside its domain; an activation address is outside the memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: int,
+        planes: int,
+        depth: int,
+        act_words: int,
+        image_width: int,
+        stem_kernel: int,
+    ):
+        self._lanes = lanes
+        self._planes = planes
+        self._depth = depth
+        self._act_words = act_words
+        self._image_width = image_width
+        self._stem_kernel = stem_kernel
+        super().__init__({"instruction": In(LAYOUT), "field_error": Out(1), "window_error": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        i = self.instruction
+        tile_pixels = Signal(32)
+        m.d.sync += tile_pixels.eq(i.tile_rows * i.out_w)
+        kernels = (1, 3, 5, 7)
+        stem_kernels = [kernel for kernel in kernels if kernel <= self._stem_kernel]
+        map_wrong = (
+            (i.stride == 0)
+            | (i.stride > 2)
+            | (i.in_h == 0)
+            | (i.in_w == 0)
+            | (i.out_h == 0)
+            | (i.out_w == 0)
+        )
+        src_wrong = i.src >= self._act_words
+        dst_wrong = i.dst >= self._act_words
+        wrong, outside = Signal(), Signal()
+        with m.Switch(i.opcode):
+            with m.Case(Opcode.CONV):
+                m.d.comb += [
+                    wrong.eq(
+                        map_wrong
+                        | ~_one_of(i.kernel, kernels)
+                        | (i.passes == 0)
+                        | (i.passes > 8 // self._planes)
+                        | (~i.logits & ((i.out_bits == 0) | (i.out_bits > 8)))
+                        | (i.logits & (i.residual | (i.kernel != 1) | (i.stride != 1)))
+                        | (i.blocks == 0)
+                        | (i.in_words == 0)
+                        | (i.out_words == 0)
+                        | (i.tile_rows == 0)
+                        | (tile_pixels > self._depth)
+                        | (i.count == 0)
+                    ),
+                    outside.eq(
+                        src_wrong
+                        | (~i.logits & dst_wrong)
+                        | (i.residual & (i.res >= self._act_words))
+                    ),
+                ]
+            with m.Case(Opcode.IMAGE):
+                m.d.comb += [
+                    wrong.eq(
+                        map_wrong
+                        | ~_one_of(i.kernel, stem_kernels)
+                        | (i.in_w > self._image_width)
+                        | (i.out_words == 0)
+                    ),
+                    outside.eq(dst_wrong),
+                ]
+            with m.Case(Opcode.POOL):
+                m.d.comb += [
+                    wrong.eq(map_wrong | ~_one_of(i.kernel, kernels) | (i.in_words == 0)),
+                    outside.eq(src_wrong | dst_wrong),
+                ]
+            with m.Case(Opcode.STORE):
+                m.d.comb += [wrong.eq(i.count == 0), outside.eq(src_wrong)]
+        m.d.sync += [self.field_error.eq(wrong), self.window_error.eq(outside)]
+        return m
+
+
+def _one_of(value, choices):
+    return Cat(*(value == choice for choice in choices)).any()
+
+
+class Sequencer(wiring.Component):
+    """Runs the program once per image. The next instruction is fetched while one executes.
+
+    Parameters
+    ----------
+    target_id
+        Number that BEGIN must carry.
+    rows, bus_bits
+        For the length of affine records; width of the bus.
+    check
+        Keyword parameters of :class:`FieldCheck`.
+
+    Members
+    -------
+    start
+        Begin with ``images`` images; ``program`` and ``image`` are stable to the end.
+    cmd, data
+        Port of the read channel.
+    instruction, unit_start, unit_done
+        The instruction in execution, and a start and a done pulse per unit (``UNIT_OPCODES``).
+    affine_address, image_address
+        Pointers of the affine stream and the image; ``next_image`` is the latter's value after
+        IMAGE.
+    finished
+        Pulse: the last image is done.
+    images_done, pc
+        Images done; offset of the instruction in execution.
+    error
+        Error code, 0 while all is well. Nothing is dispatched after an error.
+    """
+
+    def __init__(self, *, target_id: int, rows: int, bus_bits: int, check: dict):
+        self._target_id = target_id
+        self._rows = rows
+        self._bus_bits = bus_bits
+        self._check = check
+        super().__init__(
+            {
+                "start": In(1),
+                "images": In(16),
+                "program": In(32),
+                "image": In(32),
+                "cmd": Out(stream.Signature(COMMAND)),
+                "data": In(stream.Signature(bus_bits)),
+                "instruction": Out(LAYOUT),
+                "unit_start": Out(len(UNIT_OPCODES)),
+                "unit_done": In(len(UNIT_OPCODES)),
+                "affine_address": Out(32),
+                "image_address": Out(32),
+                "next_image": In(32),
+                "finished": Out(1),
+                "images_done": Out(16),
+                "pc": Out(32),
+                "error": Out(Error),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.fetcher = fetcher = InstructionFetcher(bus_bits=self._bus_bits)
+        m.submodules.check = check = FieldCheck(**self._check)
+        connect(m, fetcher.cmd, flipped(self.cmd))
+        connect(m, flipped(self.data), fetcher.data)
+        i = self.instruction
+        fetch_pc = Signal(32)  # of the instruction in the fetcher
+        next_pc = Signal(32)
+        begun = Signal()
+        loop_start = Signal(32)
+        loop_left = Signal(8)
+        record_bytes = 16 + (i.blocks << exact_log2(self._rows) + 3)
+        m.d.comb += [
+            check.instruction.eq(i),
+            fetcher.address.eq(self.program + next_pc),
+            next_pc.eq(self.pc + isa.BYTES),
+        ]
+
+        def fail(code: Error):
+            m.d.sync += self.error.eq(code)
+            m.next = "FAILED"
+
+        with m.If(fetcher.start):
+            m.d.sync += fetch_pc.eq(next_pc)
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += next_pc.eq(0)
+                with m.If(self.start):
+                    m.d.comb += fetcher.start.eq(1)
+                    m.d.sync += [
+                        begun.eq(0),
+                        loop_left.eq(0),
+                        self.images_done.eq(0),
+                        self.image_address.eq(self.image),
+                    ]
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                with m.If(fetcher.valid):
+                    m.d.sync += [i.eq(fetcher.instruction), self.pc.eq(fetch_pc)]
+                    m.next = "CHECK1"
+                    with m.If(~fetcher.good):
+                        fail(Error.INSTRUCTION_SIGNATURE)
+            with m.State("CHECK1"):
+                m.next = "CHECK2"
+            with m.State("CHECK2"):
+                m.next = "EXECUTE"
+            with m.State("EXECUTE"):
+                with m.If(begun != (i.opcode != Opcode.BEGIN)):
+                    fail(Error.OPCODE)
+                with m.Elif(check.field_error):
+                    fail(Error.FIELD)
+                with m.Elif(check.window_error):
+                    fail(Error.WINDOW)
+                with m.Else():
+                    self._execute(m, i, fetcher, fail, next_pc, begun, loop_start, loop_left)
+            with m.State("UNIT"):
+                with m.If(self.unit_done.any()):
+                    with m.If(i.opcode == Opcode.IMAGE):
+                        m.d.sync += self.image_address.eq(self.next_image)
+                    with m.If((i.opcode == Opcode.CONV) & ~i.logits):
+                        m.d.sync += self.affine_address.eq(self.affine_address + record_bytes)
+                    m.next = "FETCH"
+            with m.State("FAILED"):
+                pass
+        return m
+
+    def _execute(self, m, i, fetcher, fail, next_pc, begun, loop_start, loop_left) -> None:
+        """Add the actions of a checked instruction."""
+        with m.Switch(i.opcode):
+            with m.Case(Opcode.BEGIN):
+                with m.If(i.seed != self._target_id):
+                    fail(Error.TARGET)
+                with m.Else():
+                    m.d.comb += fetcher.start.eq(1)
+                    m.d.sync += [begun.eq(1), self.affine_address.eq(self.program + i.offset)]
+                    m.next = "FETCH"
+            with m.Case(Opcode.END):
+                m.d.comb += next_pc.eq(0)
+                m.d.sync += [begun.eq(0), self.images_done.eq(self.images_done + 1)]
+                with m.If(loop_left != 0):
+                    fail(Error.LOOP)
+                with m.Elif(self.images_done + 1 == self.images):
+                    m.d.comb += self.finished.eq(1)
+                    m.next = "IDLE"
+                with m.Else():
+                    m.d.comb += fetcher.start.eq(1)
+                    m.next = "FETCH"
+            with m.Case(Opcode.LOOP):
+                with m.If((loop_left != 0) | (i.count == 0) | (i.count > 255)):
+                    fail(Error.LOOP)
+                with m.Else():
+                    m.d.comb += fetcher.start.eq(1)
+                    m.d.sync += [loop_left.eq(i.count), loop_start.eq(next_pc)]
+                    m.next = "FETCH"
+            with m.Case(Opcode.ENDLOOP):
+                with m.If(loop_left == 0):
+                    fail(Error.LOOP)
+                with m.Else():
+                    with m.If(loop_left != 1):
+                        m.d.comb += next_pc.eq(loop_start)
+                    m.d.comb += fetcher.start.eq(1)
+                    m.d.sync += loop_left.eq(loop_left - 1)
+                    m.next = "FETCH"
+            for unit, opcode in enumerate(UNIT_OPCODES):
+                with m.Case(opcode):
+                    m.d.comb += [self.unit_start[unit].eq(1), fetcher.start.eq(1)]
+                    m.next = "UNIT"
+            with m.Default():
+                fail(Error.OPCODE)
