@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+// The embedded device: one verilated `hiddenfold` top, a flat memory behind its AXI4 master port and
+// register accesses through its AXI4-Lite port. Python (rtl.py) loads it as a shared library and is
+// never called per clock cycle.
+//
+// One clock cycle is: falling edge with the new inputs, sample the outputs, rising edge, new inputs.
+// So all handshakes are seen with settled values, also where an output depends on an input of the
+// same cycle.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sys/mman.h>
+
+#include "Vhiddenfold.h"
+#include "verilated.h"
+#if VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
+
+namespace {
+
+constexpr uint32_t kBusBytes = HF_BUS_BITS / 8;
+constexpr uint32_t kOkay = 0, kSlvErr = 2, kDecErr = 3, kNoAnswer = 4;
+constexpr size_t kOutstanding = 16;
+
+struct Burst {
+    uint64_t address;     // of the next beat
+    uint32_t beats;       // still to come
+    uint32_t id;
+    uint32_t response;    // worst response so far (write), or kNoAnswer
+    uint64_t ready;       // first cycle in which it may be answered
+};
+
+struct Fault {
+    uint64_t begin, end;  // byte addresses, end not included
+    uint32_t response;    // kSlvErr, kDecErr or kNoAnswer
+    bool reads, writes;
+};
+
+class Device {
+  public:
+    Device(uint64_t base, uint64_t size) : base_(base), size_(size) {
+        void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        memory_ = p == MAP_FAILED ? nullptr : static_cast<uint8_t*>(p);
+        context_ = std::make_unique<VerilatedContext>();
+#if VM_TRACE
+        context_->traceEverOn(true);
+#endif
+        top_ = std::make_unique<Vhiddenfold>(context_.get());
+        top_->aclk = 0;
+        top_->aresetn = 0;
+        drive_idle();
+        top_->eval();
+    }
+
+    ~Device() {
+        stop_trace();
+        top_->final();
+        if (memory_) munmap(memory_, size_);
+    }
+
+    bool good() const { return memory_ != nullptr; }
+    uint8_t* memory() { return memory_; }
+    uint64_t cycles() const { return cycle_; }
+    bool irq() const { return top_->irq; }
+    const char* violation() const { return violation_.empty() ? nullptr : violation_.c_str(); }
+
+    void configure(uint32_t latency, uint32_t stall, uint64_t seed) {
+        latency_ = latency;
+        stall_ = stall;
+        random_ = seed * 0x9E3779B97F4A7C15u | 1;
+    }
+
+    void add_fault(const Fault& fault) { faults_.push_back(fault); }
+    void clear_faults() { faults_.clear(); }
+
+    void reset(uint32_t cycles) {
+        reads_.clear();
+        writes_.clear();
+        responses_.clear();
+        drive_idle();
+        top_->aresetn = 0;
+        for (uint32_t n = 0; n < cycles; ++n) tick();
+        top_->aresetn = 1;
+        violation_.clear();
+    }
+
+    // Returns the AXI response, or kNoAnswer after `limit` cycles.
+    uint32_t access(bool write, uint32_t address, uint32_t* value, uint32_t strobe,
+                    uint32_t limit) {
+        bool address_done = false, data_done = !write;
+        if (write) {
+            top_->s_axi_awaddr = address;
+            top_->s_axi_awvalid = 1;
+            top_->s_axi_wdata = *value;
+            top_->s_axi_wstrb = strobe;
+            top_->s_axi_wvalid = 1;
+            top_->s_axi_bready = 1;
+        } else {
+            top_->s_axi_araddr = address;
+            top_->s_axi_arvalid = 1;
+            top_->s_axi_rready = 1;
+        }
+        uint32_t result = kNoAnswer;
+        for (uint32_t n = 0; n < limit && result == kNoAnswer; ++n) {
+            falling();
+            if (write) {
+                address_done |= top_->s_axi_awready != 0;
+                data_done |= top_->s_axi_wready != 0;
+                if (top_->s_axi_bvalid) result = top_->s_axi_bresp;
+            } else {
+                address_done |= top_->s_axi_arready != 0;
+                if (top_->s_axi_rvalid) {
+                    result = top_->s_axi_rresp;
+                    *value = top_->s_axi_rdata;
+                }
+            }
+            rising();
+            if (address_done) top_->s_axi_awvalid = top_->s_axi_arvalid = 0;
+            if (data_done) top_->s_axi_wvalid = 0;
+        }
+        top_->s_axi_awvalid = top_->s_axi_wvalid = top_->s_axi_arvalid = 0;
+        top_->s_axi_bready = top_->s_axi_rready = 0;
+        return result;
+    }
+
+    // Clocks the model until the interrupt line is high (if `until_irq`), an AXI rule is violated
+    // or `limit` cycles have passed; returns the cycles passed.
+    uint64_t advance(uint64_t limit, bool until_irq) {
+        uint64_t n = 0;
+        for (; n < limit && violation_.empty(); ++n) {
+            if (until_irq && top_->irq) break;
+            tick();
+        }
+        return n;
+    }
+
+    bool start_trace(const char* path) {
+#if VM_TRACE
+        stop_trace();
+        trace_ = std::make_unique<VerilatedVcdC>();
+        top_->trace(trace_.get(), 99);
+        trace_->open(path);
+        return trace_->isOpen();
+#else
+        (void)path;
+        return false;
+#endif
+    }
+
+    void stop_trace() {
+#if VM_TRACE
+        if (trace_) trace_->close();
+        trace_.reset();
+#endif
+    }
+
+  private:
+    void tick() {
+        falling();
+        rising();
+    }
+
+    void falling() {
+        top_->aclk = 0;
+        top_->eval();
+        dump();
+    }
+
+    void rising() {
+        Sample s = sample();
+        top_->aclk = 1;
+        top_->eval();
+        context_->timeInc(1);
+        dump();
+        ++cycle_;
+        if (top_->aresetn) serve(s);
+    }
+
+    void dump() {
+#if VM_TRACE
+        if (trace_) trace_->dump(2 * cycle_ + (top_->aclk ? 1 : 0));
+#endif
+    }
+
+    // What the memory sees at the rising edge.
+    struct Sample {
+        bool ar, aw, w, r, b, wlast, arvalid, awvalid, wvalid;
+        uint64_t araddr, awaddr;
+        uint32_t arlen, awlen, arid, awid, arsize, awsize, arburst, awburst, wstrb;
+        uint8_t wdata[kBusBytes];
+    };
+
+    Sample sample() const {
+        Sample s{};
+        s.arvalid = top_->m_axi_arvalid;
+        s.ar = s.arvalid && top_->m_axi_arready;
+        if (s.arvalid) {
+            s.araddr = top_->m_axi_araddr;
+            s.arlen = top_->m_axi_arlen;
+            s.arid = top_->m_axi_arid;
+            s.arsize = top_->m_axi_arsize;
+            s.arburst = top_->m_axi_arburst;
+        }
+        s.awvalid = top_->m_axi_awvalid;
+        s.aw = s.awvalid && top_->m_axi_awready;
+        if (s.awvalid) {
+            s.awaddr = top_->m_axi_awaddr;
+            s.awlen = top_->m_axi_awlen;
+            s.awid = top_->m_axi_awid;
+            s.awsize = top_->m_axi_awsize;
+            s.awburst = top_->m_axi_awburst;
+        }
+        s.wvalid = top_->m_axi_wvalid;
+        s.w = s.wvalid && top_->m_axi_wready;
+        if (s.wvalid) {
+            s.wlast = top_->m_axi_wlast;
+            s.wstrb = top_->m_axi_wstrb;
+            std::memcpy(s.wdata, static_cast<const void*>(&top_->m_axi_wdata), kBusBytes);
+        }
+        s.r = top_->m_axi_rvalid && top_->m_axi_rready;
+        s.b = top_->m_axi_bvalid && top_->m_axi_bready;
+        return s;
+    }
+
+    void serve(const Sample& s) {
+        check_stable(s);
+        if (s.ar) {
+            check_burst("read", s.araddr, s.arlen, s.arsize, s.arburst);
+            reads_.push_back({s.araddr, s.arlen + 1, s.arid, kOkay, cycle_ + latency_});
+        }
+        if (s.aw) {
+            check_burst("write", s.awaddr, s.awlen, s.awsize, s.awburst);
+            writes_.push_back({s.awaddr, s.awlen + 1, s.awid, kOkay, 0});
+        }
+        if (s.w) write_beat(s);
+        if (s.r) {
+            Burst& burst = reads_.front();
+            burst.address = (burst.address & ~uint64_t(kBusBytes - 1)) + kBusBytes;
+            if (--burst.beats == 0) reads_.pop_front();
+        }
+        if (s.b) responses_.pop_front();
+        // A VALID that is up stays up, with the same payload, until its READY.
+        drive_read(top_->m_axi_rvalid && !s.r);
+        drive_response(top_->m_axi_bvalid && !s.b);
+        top_->m_axi_arready = reads_.size() < kOutstanding && !stall();
+        top_->m_axi_awready = writes_.size() < kOutstanding && !stall();
+        top_->m_axi_wready = !writes_.empty() && !stall();
+        previous_ = s;
+    }
+
+    void write_beat(const Sample& s) {
+        Burst& burst = writes_.front();
+        const uint64_t beat = burst.address & ~uint64_t(kBusBytes - 1);
+        const uint32_t response = response_for(beat, false);
+        if (response > burst.response) burst.response = response;
+        if (response == kOkay) {
+            uint8_t* to = memory_ + (beat - base_);
+            for (uint32_t i = 0; i < kBusBytes; ++i)
+                if (s.wstrb >> i & 1) to[i] = s.wdata[i];
+        }
+        burst.address = beat + kBusBytes;
+        const bool last = --burst.beats == 0;
+        if (last != s.wlast) violate("WLAST is not at the end of the write burst");
+        if (last) {
+            burst.ready = cycle_ + 4;
+            responses_.push_back(burst);
+            writes_.pop_front();
+        }
+    }
+
+    void drive_read(bool hold) {
+        if (hold) return;
+        top_->m_axi_rvalid = 0;
+        if (reads_.empty() || reads_.front().ready > cycle_ || stall()) return;
+        const Burst& burst = reads_.front();
+        const uint64_t beat = burst.address & ~uint64_t(kBusBytes - 1);
+        const uint32_t response = response_for(beat, true);
+        if (response == kNoAnswer) return;
+        if (response == kOkay) {
+            std::memcpy(static_cast<void*>(&top_->m_axi_rdata), memory_ + (beat - base_), kBusBytes);
+        } else {
+            std::memset(static_cast<void*>(&top_->m_axi_rdata), 0xEE, kBusBytes);
+        }
+        top_->m_axi_rvalid = 1;
+        top_->m_axi_rresp = response;
+        top_->m_axi_rid = burst.id;
+        top_->m_axi_rlast = burst.beats == 1;
+    }
+
+    void drive_response(bool hold) {
+        if (hold) return;
+        top_->m_axi_bvalid = 0;
+        if (responses_.empty() || responses_.front().ready > cycle_ || stall()) return;
+        if (responses_.front().response == kNoAnswer) return;
+        top_->m_axi_bvalid = 1;
+        top_->m_axi_bresp = responses_.front().response;
+        top_->m_axi_bid = responses_.front().id;
+    }
+
+    uint32_t response_for(uint64_t beat, bool read) const {
+        if (beat < base_ || beat + kBusBytes > base_ + size_) return kDecErr;
+        for (const Fault& fault : faults_)
+            if ((read ? fault.reads : fault.writes) && beat < fault.end &&
+                beat + kBusBytes > fault.begin)
+                return fault.response;
+        return kOkay;
+    }
+
+    void check_burst(const char* what, uint64_t address, uint32_t length, uint32_t size,
+                     uint32_t burst) {
+        if (burst != 1) violate(std::string("the ") + what + " burst is not of type INCR");
+        if (1u << size != kBusBytes)
+            violate(std::string("the ") + what + " burst does not use the whole bus");
+        const uint64_t first = address & ~uint64_t(kBusBytes - 1);
+        if (first >> 12 != (first + uint64_t(length) * kBusBytes) >> 12)
+            violate(std::string("the ") + what + " burst crosses a 4 KiB boundary");
+    }
+
+    void check_stable(const Sample& s) {
+        const Sample& p = previous_;
+        if (p.arvalid && !p.ar &&
+            (!s.arvalid || s.araddr != p.araddr || s.arlen != p.arlen || s.arid != p.arid))
+            violate("the read address changed before ARREADY");
+        if (p.awvalid && !p.aw &&
+            (!s.awvalid || s.awaddr != p.awaddr || s.awlen != p.awlen || s.awid != p.awid))
+            violate("the write address changed before AWREADY");
+        if (p.wvalid && !p.w &&
+            (!s.wvalid || s.wlast != p.wlast || s.wstrb != p.wstrb ||
+             std::memcmp(s.wdata, p.wdata, kBusBytes) != 0))
+            violate("the write data changed before WREADY");
+    }
+
+    void violate(const std::string& text) {
+        if (violation_.empty()) violation_ = text + " (cycle " + std::to_string(cycle_) + ")";
+    }
+
+    // xorshift64*: true with probability stall_ / 65536.
+    bool stall() {
+        if (stall_ == 0) return false;
+        random_ ^= random_ >> 12;
+        random_ ^= random_ << 25;
+        random_ ^= random_ >> 27;
+        return (random_ * 0x2545F4914F6CDD1Du >> 48) < stall_;
+    }
+
+    void drive_idle() {
+        top_->s_axi_awvalid = top_->s_axi_wvalid = top_->s_axi_arvalid = 0;
+        top_->s_axi_bready = top_->s_axi_rready = 0;
+        top_->s_axi_awprot = top_->s_axi_arprot = 0;
+        top_->m_axi_arready = top_->m_axi_awready = top_->m_axi_wready = 0;
+        top_->m_axi_rvalid = top_->m_axi_bvalid = 0;
+        previous_ = Sample{};
+    }
+
+    uint64_t base_, size_;
+    uint8_t* memory_ = nullptr;
+    uint32_t latency_ = 40, stall_ = 0;
+    uint64_t random_ = 1, cycle_ = 0;
+    std::vector<Fault> faults_;
+    std::deque<Burst> reads_, writes_, responses_;
+    std::string violation_;
+    Sample previous_{};
+    std::unique_ptr<VerilatedContext> context_;
+    std::unique_ptr<Vhiddenfold> top_;
+#if VM_TRACE
+    std::unique_ptr<VerilatedVcdC> trace_;
+#endif
+};
+
+}  // namespace
+
+#define HF_API extern "C" __attribute__((visibility("default")))
+
+HF_API Device* hf_create(uint64_t base, uint64_t size) {
+    auto device = std::make_unique<Device>(base, size);
+    return device->good() ? device.release() : nullptr;
+}
+HF_API void hf_destroy(Device* d) { delete d; }
+HF_API uint8_t* hf_memory(Device* d) { return d->memory(); }
+HF_API void hf_configure(Device* d, uint32_t latency, uint32_t stall, uint64_t seed) {
+    d->configure(latency, stall, seed);
+}
+HF_API void hf_add_fault(Device* d, uint64_t begin, uint64_t end, uint32_t response, uint32_t reads,
+                         uint32_t writes) {
+    d->add_fault({begin, end, response, reads != 0, writes != 0});
+}
+HF_API void hf_clear_faults(Device* d) { d->clear_faults(); }
+HF_API void hf_reset(Device* d, uint32_t cycles) { d->reset(cycles); }
+HF_API uint32_t hf_read32(Device* d, uint32_t address, uint32_t* value, uint32_t limit) {
+    return d->access(false, address, value, 0, limit);
+}
+HF_API uint32_t hf_write32(Device* d, uint32_t address, uint32_t value, uint32_t limit) {
+    return d->access(true, address, &value, 0xF, limit);
+}
+HF_API uint64_t hf_advance(Device* d, uint64_t cycles, uint32_t until_irq) {
+    return d->advance(cycles, until_irq != 0);
+}
+HF_API uint64_t hf_cycles(Device* d) { return d->cycles(); }
+HF_API uint32_t hf_irq(Device* d) { return d->irq(); }
+HF_API const char* hf_violation(Device* d) { return d->violation(); }
+HF_API uint32_t hf_start_trace(Device* d, const char* path) { return d->start_trace(path); }
+HF_API void hf_stop_trace(Device* d) { d->stop_trace(); }

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles generated Verilog and ``harness.cpp`` into a shared library, once per content.
+
+Results are kept in ``$XDG_CACHE_HOME/hiddenfold`` (``~/.cache/hiddenfold``) under a hash of all
+that goes in: Verilog, harness, flags, tool versions and the processor. Concurrent builds of one
+library wait for each other; a finished one appears by an atomic rename.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from hiddenfold.gen.target import Target
+from hiddenfold.gen.tools import find_compiler, find_verilator, run_tool
+
+TOP = "hiddenfold"
+HARNESS = Path(__file__).with_name("harness.cpp")
+#: Random initial values and X would cost speed; the design has resets for all it relies on.
+VERILATOR_FLAGS = (
+    *("--cc", "--make", "json", "--prefix", f"V{TOP}", "--top-module", TOP),
+    *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--threads", "1"),
+    *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--output-split", "20000"),
+)
+FAST_FLAGS = ("-O3", "-march=native")
+#: Initialisation and Verilator's run time are not hot: time spent on optimising them is lost.
+SLOW_FLAGS = ("-O0",)
+COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-DVERILATOR=1")
+
+#: Called with a line of text when something slow begins.
+Log = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Return the folder of finished builds, without making it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hiddenfold"
+
+
+def target_verilog(target: Target, log: Log) -> Path:
+    """Return the Verilog file of a target's top, generating it if the sources changed."""
+    # The generator's own text stands for what it would produce: running it takes much longer.
+    sources = [
+        path
+        for package in (_package_folder("hw"), _package_folder("gen"))
+        for path in sorted(package.glob("*.py"))
+    ]
+    key = _digest(
+        repr(sorted(target.parameters().items())),
+        importlib.metadata.version("amaranth"),
+        *(path.name + "\n" + path.read_text(encoding="utf-8") for path in sources),
+    )
+
+    def make(folder: Path) -> None:
+        from hiddenfold.gen.emit import generate
+
+        log(f"generating the Verilog of target {target.name} (once)")
+        generate(target, folder)
+
+    return _cached(f"verilog-{key}", make) / f"{TOP}.v"
+
+
+def simulator_library(
+    verilog: Path, *, bus_bits: int, trace: bool, log: Log, flags: tuple[str, ...] = FAST_FLAGS
+) -> Path:
+    """Return the shared library that simulates a Verilog file, compiling it if need be.
+
+    ``trace`` builds the variant that can write waveforms (VCD), which is slower. Raises
+    :class:`~hiddenfold.gen.tools.ToolError` if a tool is missing or fails.
+    """
+    verilator, compiler = find_verilator(), find_compiler()
+    verilator_flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
+    key = _digest(
+        verilog.read_text(encoding="utf-8"),
+        HARNESS.read_text(encoding="utf-8"),
+        Path(__file__).read_text(encoding="utf-8"),
+        repr((bus_bits, trace, flags)),
+        f"{verilator.version} {compiler.path} {compiler.version}",
+        _processor(),
+    )
+
+    def make(folder: Path) -> None:
+        log("compiling the simulator (once)")
+        work = folder / "build"
+        verilator.run([*verilator_flags, "--Mdir", work, verilog])
+        sources = json.loads((work / f"V{TOP}.json").read_text(encoding="utf-8"))["sources"]
+        # Waveform code has groups of its own: classes_fast, support_fast, trace_fast and so on.
+        groups = {name: files for name, files in sources.items() if name != "deps"}
+        fast = [file for name in groups if name.endswith("_fast") for file in groups[name]]
+        slow = [file for name in groups if not name.endswith("_fast") for file in groups[name]]
+        fast.append(str(HARNESS))
+        defines = [
+            f"-DHF_BUS_BITS={bus_bits}",
+            *(f"-DVM_TRACE{kind}={int(trace)}" for kind in ("", "_VCD")),
+            *(f"-DVM_{name}=0" for name in ("COVERAGE", "SC", "TIMING", "TRACE_FST", "TRACE_SAIF")),
+        ]
+        include = [f"-I{path}" for path in (work, verilator.include, verilator.include / "vltstd")]
+        jobs = []
+        for number, (source, optimise) in enumerate(
+            [(source, flags) for source in fast] + [(source, SLOW_FLAGS) for source in slow]
+        ):
+            target = str(work / f"{number}.o")
+            jobs.append(
+                [compiler.path, *COMMON_FLAGS, *optimise, *defines, *include]
+                + ["-c", source, "-o", target]
+            )
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(run_tool, jobs):
+                pass
+        objects = [job[-1] for job in jobs]
+        library = folder / f"lib{TOP}.so"
+        run_tool([compiler.path, "-shared", "-o", library, *objects, "-lpthread"])
+        shutil.rmtree(work)
+
+    return _cached(f"simulator-{key}", make) / f"lib{TOP}.so"
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """Return the cache's folder ``name``; if there is none, have ``make`` fill one."""
+    root = cache_folder()
+    final = root / name
+    if final.is_dir():
+        return final
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root / f"{name}.lock"):
+        if final.is_dir():
+            return final
+        # Verilator and make dislike blanks in paths, which the cache's own path may have.
+        with tempfile.TemporaryDirectory(prefix="hiddenfold-") as scratch:
+            work = Path(scratch) / name
+            work.mkdir()
+            make(work)
+            arrived = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+            try:
+                shutil.copytree(work, arrived, dirs_exist_ok=True)
+                arrived.rename(final)
+            finally:
+                shutil.rmtree(arrived, ignore_errors=True)
+    return final
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _package_folder(name: str) -> Path:
+    module = importlib.import_module(f"hiddenfold.{name}")
+    return Path(module.__file__).parent
+
+
+def _processor() -> str:
+    """Return what ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _digest(*texts: str) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:24]
