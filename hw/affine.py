@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the affine record of a layer and holds the constants of one block (docs/spec.md section 6)."""
+"""Reads a layer's affine record, holds the constants of one block (docs/spec.md section 6)."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked multiply-accumulate array: rows x lanes ternary weights on bit-planes of activations."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -22,10 +22,10 @@ def tree(terms):
 class MaskedArray(wiring.Component):
     """Per row: ``partial = sum over lanes of weight * plane value``, shifted to its pass.
 
-    With ``m`` the mask and ``n`` the negative bit of a lane and ``x`` the activation's bits of this
-    pass (``planes`` wide), the array adds ``(x and m) xor n``; a negative lane so contributes
-    ``2^planes - 1 - x``, and the constant ``(2^planes - 1) * popcount(n)`` is subtracted once a row.
-    One adder tree a row is enough for ternary weights, without a sign extension in it.
+    With ``m`` the mask and ``n`` the negative bit of a lane and ``x`` the activation's bits of
+    this pass (``planes`` wide), the array adds ``(x and m) xor n``; a negative lane so contributes
+    ``2^planes - 1 - x``, and the constant ``(2^planes - 1) * popcount(n)`` is subtracted once a
+    row. One adder tree a row is enough for ternary weights, without a sign extension in it.
 
     Two tiles of codes exist: the *shadow*, loaded row by row, and the *active* one. ``swap`` copies
     shadow to active.

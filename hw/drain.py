@@ -148,6 +148,7 @@ class Drain(wiring.Component):
         m.d.comb += in_flight.eq(Cat(*live[1:]).any())
 
         residual_word = self.res_data.word_select(segment, rows * 8) if segments else self.res_data
+        store = live[latency] & ~self.logits
         m.d.comb += [
             requantize.acc.eq(self.psum_data),
             requantize.res.eq(residual_word),
@@ -156,11 +157,7 @@ class Drain(wiring.Component):
             requantize.shift.eq(self.shift),
             requantize.residual.eq(Mux(self.add_residual, self.residual, 0)),
             requantize.out_bits.eq(self.out_bits),
-            self.w_en.eq(
-                (live[latency] & ~self.logits) << segment
-                if segments
-                else live[latency] & ~self.logits
-            ),
+            self.w_en.eq(store << segment if segments else store),
             self.w_addr.eq(address[latency]),
             self.w_data.eq(requantize.y.replicate(lanes // rows)),
         ]

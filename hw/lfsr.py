@@ -5,7 +5,7 @@ The circuit (:mod:`hiddenfold.hw.weights`), the search, the golden model and the
 their bits from this one definition.
 """
 
-from functools import lru_cache
+from functools import cache
 
 WIDTH = 64
 #: Exponents below 64 of p(x) = x^64 + x^4 + x^3 + x + 1, which is primitive.
@@ -61,7 +61,7 @@ def leap(state: int) -> int:
     return low | (high & 15) << 60
 
 
-@lru_cache(maxsize=None)
+@cache
 def jump_coefficients(exponent: int) -> int:
     """Return x^exponent mod p(x) as an integer whose bit i is the coefficient of x^i."""
     if exponent < 0:
@@ -79,17 +79,13 @@ def jump(state: int, exponent: int) -> int:
     """Return the state ``exponent`` steps later (jump-ahead)."""
     window = state | leap(state) << WIDTH
     coefficients = jump_coefficients(exponent)
-    return sum(
-        ((window >> bit & coefficients).bit_count() & 1) << bit for bit in range(WIDTH)
-    )
+    return sum(((window >> bit & coefficients).bit_count() & 1) << bit for bit in range(WIDTH))
 
 
 def jump_matrix(exponent: int) -> list[int]:
     """Return M^exponent as 64 rows: new bit j is the parity of ``row[j] & state``."""
     columns = [jump(1 << bit, exponent) for bit in range(WIDTH)]
-    return [
-        sum((columns[bit] >> row & 1) << bit for bit in range(WIDTH)) for row in range(WIDTH)
-    ]
+    return [sum((columns[bit] >> row & 1) << bit for bit in range(WIDTH)) for row in range(WIDTH)]
 
 
 def layer_state(seed_state: int, stream: int) -> int:

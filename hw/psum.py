@@ -12,7 +12,7 @@ class PartialSums(wiring.Component):
     Accumulation: ``valid, index, bank, overwrite`` in cycle 0, ``partial`` in cycle
     ``PARTIAL_DELAY``; the sum is stored ``STORE_DELAY`` cycles after cycle 0 and may be read by
     an address in the cycle after. The same pixel must not come again within ``STORE_DELAY``
-    cycles. Sums are exact: the compiler proves that ``acc_bits`` suffice (docs/spec.md section 4.3).
+    cycles. Sums are exact: the compiler proves that ``acc_bits`` suffice (spec section 4.3).
 
     Drain: ``drain_data`` is valid ``READ_LATENCY`` cycles after ``drain_en``; ``drain_bank`` is the
     bank that is not accumulating.

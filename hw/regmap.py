@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Register map (docs/spec.md section 8): the one table that hardware, drivers and documents share."""
+"""Register map (docs/spec.md section 8): one table for hardware, drivers and documents."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requantization of a pixel's accumulators to activations (docs/spec.md section 4.3)."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

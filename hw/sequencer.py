@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent-block sequencer: fetches, checks and dispatches instructions (docs/spec.md section 7)."""
+"""Recurrent-block sequencer: fetches, checks, dispatches instructions (docs/spec.md section 7)."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of the convolution engine against plain Python, cycle by cycle."""
+
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from hiddenfold.hw import lfsr
+from hiddenfold.hw.array import MaskedArray
+from hiddenfold.hw.rectangle import TapWalker
+from hiddenfold.hw.requant import Requantize
+from hiddenfold.hw.weights import TileLoader
+
+
+def simulate(component, testbench, *, background=()):
+    """Run ``testbench`` (and endless ``background`` ones) on ``component`` with a clock."""
+    simulator = Simulator(component)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    for process in background:
+        simulator.add_testbench(process, background=True)
+    simulator.run()
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "bus_bits", "kernel", "in_words", "blocks", "out_h", "tile_rows"),
+    [
+        (8, 8, 64, 1, 1, 1, 1, 1),  # smallest layer
+        (8, 8, 64, 3, 3, 2, 5, 2),  # several lane words, blocks and pixel tiles
+        (4, 16, 64, 3, 5, 2, 4, 4),  # crosses a 64-channel word
+        (8, 64, 64, 3, 2, 3, 2, 1),  # a beat a row
+        (4, 32, 128, 1, 3, 2, 3, 2),  # several rows a beat
+        (4, 64, 128, 5, 1, 2, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("idle", [0.0, 0.5])
+def test_tile_loader(rows, lanes, bus_bits, kernel, in_words, blocks, out_h, tile_rows, idle):
+    rng = random.Random(f"{rows}{lanes}{kernel}{in_words}{idle}")
+    seed = rng.getrandbits(64) | 1
+    taps = kernel * kernel
+    tiles = -(-out_h // tile_rows)
+    words = -(-in_words * lanes // 64)
+    masks = {
+        (block, tap, word, row): rng.getrandbits(lanes)
+        for block in range(blocks)
+        for tap in range(taps)
+        for word in range(in_words)
+        for row in range(rows)
+    }
+    expected, bits = [], []
+    for block in range(blocks):
+        for _ in range(tiles):
+            for tap in range(taps):
+                for word in range(in_words):
+                    for row in range(rows):
+                        channel = block * rows + row
+                        state = lfsr.jump(seed, channel * lfsr.CHANNEL_JUMP)
+                        position = word * lanes
+                        for _ in range(tap * words + position // 64):
+                            state = lfsr.leap(state)
+                        sign = state >> position % 64 & (1 << lanes) - 1
+                        mask = masks[block, tap, word, row]
+                        expected.append((row, mask, mask & sign))
+                        bits.append(mask)
+    stream = sum(mask << lanes * n for n, mask in enumerate(bits))
+    beats = [
+        stream >> bus_bits * n & (1 << bus_bits) - 1 for n in range(len(bits) * lanes // bus_bits)
+    ]
+    signature = lfsr.signature(
+        stream >> 64 * n & (1 << 64) - 1 for n in range(len(bits) * lanes // 64)
+    )
+    dut = TileLoader(rows=rows, lanes=lanes, bus_bits=bus_bits)
+
+    async def testbench(ctx):
+        for name, value in {
+            "seed": seed,
+            "kernel": kernel,
+            "in_words": in_words,
+            "blocks": blocks,
+            "out_h": out_h,
+            "tile_rows": tile_rows,
+            "start": 1,
+        }.items():
+            ctx.set(getattr(dut, name), value)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        found, shadow, beat = [], False, 0
+        for _ in range(40 * len(expected) + 100):
+            valid = beat < len(beats) and rng.random() >= idle
+            ctx.set(dut.i.valid, valid)
+            ctx.set(dut.i.payload, beats[beat] if valid else 0)
+            ctx.set(dut.full, shadow or ctx.get(dut.loaded))
+            if ctx.get(dut.load):
+                found.append((ctx.get(dut.row), ctx.get(dut.mask), ctx.get(dut.negative)))
+            beat += valid and ctx.get(dut.i.ready)
+            shadow = (shadow or bool(ctx.get(dut.loaded))) and rng.random() < idle
+            await ctx.tick()
+            if ctx.get(dut.done) and not ctx.get(dut.load):
+                break
+        assert found == expected
+        assert beat == len(beats)
+        assert ctx.get(dut.check_value) == signature
+
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "planes"), [(1, 8, 8), (2, 8, 1), (2, 16, 2), (1, 64, 4), (2, 64, 8)]
+)
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_array(rows, lanes, planes, density):
+    rng = random.Random(f"{rows}{lanes}{planes}{density}")
+    dut = MaskedArray(rows=rows, lanes=lanes, planes=planes)
+    width = MaskedArray.partial_bits(lanes)
+    tiles = []
+    for _ in range(4):
+        masks = [
+            sum((rng.random() < density) << lane for lane in range(lanes)) for _ in range(rows)
+        ]
+        tiles.append([(mask, mask & rng.getrandbits(lanes)) for mask in masks])
+    pixels = [
+        [
+            ([rng.choice((0, 255, rng.randrange(256))) for _ in range(lanes)], pass_)
+            for _ in range(3)
+            for pass_ in range(8 // planes)
+        ]
+        for _ in tiles
+    ]
+    expected = [
+        [
+            sum(
+                ((x >> pass_ * planes) % (1 << planes) << pass_ * planes)
+                * (mask >> lane & 1)
+                * (1 - 2 * (negative >> lane & 1))
+                for lane, x in enumerate(values)
+            )
+            for mask, negative in tile
+        ]
+        for tile, tile_pixels in zip(tiles, pixels, strict=True)
+        for values, pass_ in tile_pixels
+    ]
+    found = []
+
+    async def load(ctx, tile):
+        ctx.set(dut.load, 1)
+        for row, (mask, negative) in enumerate(tile):
+            ctx.set(dut.row, row)
+            ctx.set(dut.mask, mask)
+            ctx.set(dut.negative, negative)
+            await ctx.tick()
+        ctx.set(dut.load, 0)
+
+    async def testbench(ctx):
+        for tile, tile_pixels in zip(tiles, pixels, strict=True):
+            # While the rows of this tile are loaded, the last one's results leave.
+            await load(ctx, tile)
+            for number, (values, pass_) in enumerate(tile_pixels):
+                ctx.set(dut.swap, number == 0)
+                ctx.set(dut.data, sum(x << 8 * lane for lane, x in enumerate(values)))
+                ctx.set(dut.pass_, pass_)
+                await ctx.tick()
+            ctx.set(dut.swap, 0)
+            await ctx.tick().repeat(MaskedArray.LATENCY)
+
+    async def monitor(ctx):
+        live = []
+        async for *_, swap, value in ctx.tick().sample(dut.swap, dut.partial):
+            live.append(swap)
+            if len(live) > MaskedArray.LATENCY:
+                age = len(live) - 1 - MaskedArray.LATENCY
+                started = [n for n, s in enumerate(live) if s and n <= age]
+                if started and age - started[-1] < len(pixels[0]):
+                    row_values = []
+                    for row in range(rows):
+                        raw = value >> row * width & (1 << width) - 1
+                        row_values.append(raw - (1 << width) * (raw >> width - 1))
+                    found.append(row_values)
+
+    simulate(dut, testbench, background=[monitor])
+    assert found == expected
+
+
+def test_requantize():
+    rows, acc_bits = 2, 24
+    rng = random.Random(5)
+    dut = Requantize(rows=rows, acc_bits=acc_bits)
+
+    def extreme(bits, signed=True):
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+        return rng.choice(
+            (low, high, rng.randint(low, high), rng.randint(-99, 99) if signed else 0)
+        )
+
+    async def testbench(ctx):
+        for _ in range(400):
+            shift, residual, out_bits = 4 * rng.randrange(8), extreme(16, False), rng.randint(1, 8)
+            ctx.set(dut.shift, shift)
+            ctx.set(dut.residual, residual)
+            ctx.set(dut.out_bits, out_bits)
+            expected = []
+            for row in range(rows):
+                acc, multiplier, bias = extreme(acc_bits), extreme(16), extreme(24)
+                res = rng.choice((0, 255, rng.randrange(256)))
+                ctx.set(dut.acc.word_select(row, acc_bits), acc % (1 << acc_bits))
+                ctx.set(dut.multiplier.word_select(row, 16), multiplier % (1 << 16))
+                ctx.set(dut.bias.word_select(row, 24), bias % (1 << 24))
+                ctx.set(dut.res.word_select(row, 8), res)
+                value = (acc * multiplier >> shift) + res * residual + bias
+                expected.append(min(max(value >> 8, 0), (1 << out_bits) - 1))
+            await ctx.tick().repeat(Requantize.LATENCY)
+            found = [ctx.get(dut.y.word_select(row, 8)) for row in range(rows)]
+            assert found == expected
+
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_tap_walker(seed):
+    rng = random.Random(seed)
+    kernel, stride = rng.choice((1, 3, 5, 7)), rng.choice((1, 2))
+    in_h, in_w = rng.randint(1, 12), rng.randint(1, 12)
+    out_h, out_w = (in_h - 1) // stride + 1, (in_w - 1) // stride + 1
+    tile_rows, in_words, src = rng.randint(1, out_h), rng.randint(1, 3), rng.randrange(100)
+    blocks = rng.randint(1, 2)
+    pad = (kernel - 1) // 2
+    taps = [(pad, pad)] + [
+        (ky, kx) for ky in range(kernel) for kx in range(kernel) if (ky, kx) != (pad, pad)
+    ]
+    expected = []
+    for _ in range(blocks):
+        for row in range(0, out_h, tile_rows):
+            tile = range(row, min(row + tile_rows, out_h))
+            for number, (ky, kx) in enumerate(taps):
+                reached = [
+                    (y, x)
+                    for y in tile
+                    for x in range(out_w)
+                    if 0 <= y * stride + ky - pad < in_h and 0 <= x * stride + kx - pad < in_w
+                ]
+                flags = (number == 0, number == len(taps) - 1)
+                if not reached:
+                    expected.append((True, *flags))
+                    continue
+                (y0, x0), (y1, x1) = reached[0], reached[-1]
+                pixel = (y0 * stride + ky - pad) * in_w + x0 * stride + kx - pad
+                expected.append(
+                    (
+                        False,
+                        *flags,
+                        src + pixel * in_words,
+                        (y0 - row) * out_w + x0,
+                        y1 - y0,
+                        x1 - x0,
+                    )
+                )
+    dut = TapWalker(address_bits=14, index_bits=8)
+
+    async def testbench(ctx):
+        for name in "kernel stride in_h in_w out_h out_w tile_rows in_words src blocks".split():
+            ctx.set(getattr(dut, name), locals_[name])
+        await ctx.tick()
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        found = []
+        for _ in range(30 * len(expected) + 60):
+            ready = rng.random() < 0.5
+            ctx.set(dut.o.ready, ready)
+            if ready and ctx.get(dut.o.valid):
+                o = {name: ctx.get(getattr(dut.o.p, name)) for name in dut.o.p.shape().members}
+                flags = (bool(o["empty"]), bool(o["first"]), bool(o["last"]))
+                place = (o["address"], o["index"], o["rows"], o["cols"])
+                found.append(flags if o["empty"] else (*flags, *place))
+            await ctx.tick()
+        assert found == expected
+
+    locals_ = {
+        "kernel": kernel,
+        "stride": stride,
+        "in_h": in_h,
+        "in_w": in_w,
+        "out_h": out_h,
+        "out_w": out_w,
+        "tile_rows": tile_rows,
+        "in_words": in_words,
+        "src": src,
+        "blocks": blocks,
+    }
+    simulate(dut, testbench)
