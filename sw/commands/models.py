@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``inspect`` and ``evaluate``: what a model is and how good it is."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenfold.sw.commands.classify import classify_on_device, device_url
+from hiddenfold.sw.commands.common import (
+    Outcome,
+    add_command,
+    at_least,
+    format_bytes,
+    format_table,
+    progress_bar,
+)
+from hiddenfold.sw.ranking import ranking
+
+__all__ = ["register", "summarize"]
+
+BACKENDS = ("float", "golden", "rtl")
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module."""
+    parser = add_command(
+        commands,
+        "inspect",
+        inspect,
+        "show a model's layers and sizes",
+        example="hiddenfold inspect models/hfn-cifar100.hfn",
+    )
+    parser.add_argument("model", metavar="M.hfn", type=Path)
+
+    parser = add_command(
+        commands,
+        "evaluate",
+        evaluate,
+        "measure accuracy on the test split",
+        example="hiddenfold evaluate models/hfn-cifar100.hfn --data data --backend golden -n 1000",
+        detail="Backends: float (the trained network before quantization), golden (integers), rtl "
+        "(the generated accelerator in simulation; slow, so choose -n).",
+    )
+    parser.add_argument("model", metavar="M.hfn", type=Path)
+    parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="CIFAR-100")
+    parser.add_argument("--backend", choices=BACKENDS, required=True)
+    parser.add_argument(
+        "-n", "--count", metavar="N", type=at_least(1), help="number of images (default: all)"
+    )
+    parser.add_argument(
+        "--offset", metavar="K", type=at_least(0), default=0, help="first image (default: 0)"
+    )
+    parser.add_argument(
+        "--target", metavar="T", default="ulx3s-85f", help="for rtl (default: ulx3s-85f)"
+    )
+
+
+def inspect(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold inspect``."""
+    from hiddenfold.sw.model import Model
+
+    return summarize(Model.load(args.model))
+
+
+def summarize(model: Any) -> Outcome:
+    """The summary of a model, for ``inspect`` and ``export``."""
+    data = model.summary()
+    rows = [
+        [
+            layer["name"],
+            layer["op"],
+            "x".join(map(str, layer["shape"])),
+            f"{layer['kernel']}x{layer['kernel']}/{layer['stride']}",
+            layer["iterations"],
+            f"{layer['weights']:,}",
+            f"{layer['macs']:,}",
+        ]
+        for layer in data["layers"]
+    ]
+    macs = sum(layer["macs"] for layer in data["layers"])
+    head = ("layer", "op", "output", "kernel", "runs", "weights", "MACs")
+    stages = ", ".join(map(str, data["folded_stages"])) or "none"
+    sizes = [
+        ("shipped file", data["total_bytes"], _parts(data)),
+        ("dense float32", data["dense_fp32_bytes"], f"{data['compression']:.1f} times the file"),
+        (
+            "formula of the paper",
+            data["paper_bytes"],
+            f"dense is {data['paper_compression']:.1f} times that",
+        ),
+    ]
+    lines = [
+        f"{data['name']}: {data['dataset']}, {data['classes']} classes, "
+        f"{macs / 1e9:.3f} G multiply-accumulates a picture",
+        f"activations of {data['act_bits']} bits, {100 * data['top_k']:.0f} % of the weights kept, "
+        f"folded stages: {stages}",
+        "",
+        format_table(head, rows),
+        "",
+        *(f"{name:<21} {format_bytes(size):>9}  {note}" for name, size, note in sizes),
+        f"{'top-1':<21} {_percent(data['top1_float']):>9}  float; "
+        f"golden {_percent(data['top1_golden'])}",
+    ]
+    return Outcome(data, "\n".join(lines))
+
+
+def _parts(data: dict[str, Any]) -> str:
+    parts = ("mask", "affine", "other")
+    return ", ".join(f"{part} {format_bytes(data[f'{part}_bytes'])}" for part in parts)
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f} %"
+
+
+def evaluate(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold evaluate``."""
+    from hiddenfold.sw.model import Model
+    from hiddenfold.sw.search.data import load_cifar100
+
+    model = Model.load(args.model)
+    split = load_cifar100(args.data, "test")
+    count = len(split) - args.offset if args.count is None else args.count
+    if args.offset >= len(split) or args.offset + count > len(split):
+        raise ValueError(
+            f"offset + count must be at most {len(split)}, the images of the test split, "
+            f"not {args.offset + count}"
+        )
+    chosen = slice(args.offset, args.offset + count)
+    images = np.ascontiguousarray(split.images[chosen].numpy().transpose(0, 2, 3, 1))
+    labels = split.labels[chosen].numpy()
+    if args.backend == "golden":
+        from hiddenfold.verif.golden.evaluate import evaluate as evaluate_golden
+
+        data = evaluate_golden(model, images, labels)
+    elif args.backend == "float":
+        from hiddenfold.sw.search.evaluate import evaluate as evaluate_float
+
+        data = evaluate_float(args.model, images, labels)
+    else:
+        data = _evaluate_on_device(args, model, images, labels)
+    text = (
+        f"{args.backend}: {count} images, top-1 {data['top1']:.2f} %, top-5 {data['top5']:.2f} %, "
+        f"{data['images_per_second']:.1f} images/s"
+    )
+    return Outcome(data, text)
+
+
+def _evaluate_on_device(
+    args: argparse.Namespace, model: Any, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Accuracy of the simulated accelerator."""
+    from hiddenfold.gen.target import Target
+
+    target = Target.load(args.target)
+    with progress_bar(len(images), "images") as tick:
+        start = time.perf_counter()
+        result = classify_on_device(
+            model, target, device_url(args.backend, args.target), images, tick=tick
+        )
+        seconds = time.perf_counter() - start
+    hits = ranking(result.logits) == labels[:, np.newaxis]
+    return {
+        "backend": args.backend,
+        "images": len(images),
+        "top1": 100 * float(hits[:, 0].mean()),
+        "top5": 100 * float(hits.any(axis=1).mean()),
+        "seconds": seconds,
+        "images_per_second": len(images) / seconds,
+    }

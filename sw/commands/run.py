@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``run``: classify pictures on the golden model, the simulated accelerator or a board."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.sw.commands.classify import (
+    classify_on_device,
+    classify_on_golden,
+    device_url,
+    read_images,
+)
+from hiddenfold.sw.commands.common import (
+    Outcome,
+    add_command,
+    at_least,
+    format_table,
+    progress_bar,
+    top5,
+)
+
+__all__ = ["register"]
+
+
+def register(commands: Any) -> None:
+    """Add the command of this module."""
+    parser = add_command(
+        commands,
+        "run",
+        run,
+        "classify pictures",
+        example="hiddenfold run models/hfn-cifar100.hfn models/samples/*.png --backend rtl "
+        "--target ulx3s-85f --check",
+        detail="Pictures are PNG or JPEG files of the model's image size.",
+    )
+    parser.add_argument("model", metavar="M.hfn", type=Path)
+    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    parser.add_argument(
+        "--backend",
+        metavar="B",
+        required=True,
+        help="golden (the integer model), rtl (the generated accelerator in simulation) or the "
+        "URL of a device",
+    )
+    parser.add_argument(
+        "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
+    )
+    parser.add_argument(
+        "--batch", metavar="B", type=at_least(1), default=1, help="images at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare logits and every layer and iteration with the golden model, bit by bit",
+    )
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold run``."""
+    from hiddenfold.sw.model import Model
+
+    if args.check and args.backend == "golden":
+        raise ValueError("--check compares a device with the golden model: use another --backend")
+    model = Model.load(args.model)
+    images = read_images(args.images, model)
+    if args.backend == "golden":
+        result = classify_on_golden(model, images)
+    else:
+        from hiddenfold.gen.target import Target
+
+        target = Target.load(args.target)
+        with progress_bar(len(images) * (1 + args.check), "pictures") as tick:
+            result = classify_on_device(
+                model,
+                target,
+                device_url(args.backend, args.target),
+                images,
+                batch=args.batch,
+                check=args.check,
+                tick=tick,
+            )
+    entries = [
+        {"image": str(path), "top5": top5(logits, model.classes), "logits": logits.tolist(), **each}
+        for path, logits, each in zip(args.images, result.logits, result.measures, strict=True)
+    ]
+    rows = [
+        [
+            Path(entry["image"]).name,
+            ", ".join(label for label, _ in entry["top5"]),
+            _cell(entry["cycles"], ",.0f"),
+            _cell(entry["utilization"], ".2f"),
+            {None: "-", True: "yes", False: "NO"}[entry["bit_exact"]],
+        ]
+        for entry in entries
+    ]
+    text = format_table(("image", "top-5", "cycles", "utilization", "bit-exact"), rows)
+    data: dict[str, Any] = {"images": entries}
+    if args.check:
+        data["first_mismatch"] = result.first_mismatch
+        text += (
+            f"\n\n{result.layer_values:,} activations of {result.executions} layers and "
+            f"iterations and {result.logit_values:,} logits compared with the golden model: "
+            f"{result.mismatches} pictures differ"
+        )
+        if result.first_mismatch:
+            text += f"\nfirst mismatch: {result.first_mismatch}"
+    return Outcome(data, text, int(result.mismatches > 0))
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

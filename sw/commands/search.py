@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``train`` and ``export``: from images to a model file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.sw.commands.common import Outcome, add_command, at_least
+from hiddenfold.sw.commands.models import summarize
+
+__all__ = ["register"]
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module."""
+    parser = add_command(
+        commands,
+        "train",
+        train,
+        "search the supermask of a folded network",
+        example="hiddenfold train configs/cifar100.toml --data data --out runs/mine",
+        detail="Writes checkpoints, a CSV log and TensorBoard events; weights are never trained.",
+    )
+    parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="network and training")
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, default=Path("data"), help="CIFAR-100 (default: data)"
+    )
+    parser.add_argument(
+        "--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the config)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint of the run"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+
+    parser = add_command(
+        commands,
+        "export",
+        export,
+        "make a model file of a trained run",
+        example="hiddenfold export runs/mine -o mine.hfn --act-bits 8 --data data",
+        detail="Folds batch norms, calibrates on training images, quantizes, packs.",
+    )
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of `train`")
+    parser.add_argument("-o", "--output", metavar="M.hfn", type=Path, required=True)
+    parser.add_argument(
+        "--act-bits",
+        metavar="N",
+        type=at_least(1),
+        choices=range(1, 9),
+        default=8,
+        help="bits of the activations, 1 to 8 (default: 8)",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, default=Path("data"), help="CIFAR-100 (default: data)"
+    )
+
+
+def train(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold train``."""
+    from hiddenfold.sw.search.config import load_config
+    from hiddenfold.sw.search.train import train as search
+
+    config = load_config(args.config)
+    out = args.out or Path("runs") / args.config.stem
+    last = search(config, args.data, out, resume=args.resume, device=args.device)
+    data = {"run": str(out), **last}
+    text = (
+        f"{out}: {last.get('epoch', 0):.0f} epochs, top-1 {last.get('top1', 0):.2f} %\n"
+        f"Next: hiddenfold export {out} -o {out}/{out.name}.hfn"
+    )
+    return Outcome(data, text)
+
+
+def export(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold export``."""
+    from hiddenfold.sw.search.export import export_run
+
+    model = export_run(args.run_dir, args.data, act_bits=args.act_bits)
+    model.save(args.output)
+    outcome = summarize(model)
+    return Outcome(outcome.data, f"wrote {args.output}\n\n{outcome.text}")

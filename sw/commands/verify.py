@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``verify``: random networks on the generated accelerator against the golden model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.sw.commands.common import Outcome, add_command, at_least, progress_bar
+
+__all__ = ["register"]
+
+
+def register(commands: Any) -> None:
+    """Add the command of this module."""
+    parser = add_command(
+        commands,
+        "verify",
+        verify,
+        "compare random networks on the accelerator with the golden model",
+        example="hiddenfold verify --target sim-tiny --seed 7 --count 25",
+        detail="Every layer and iteration is compared, every bit.",
+    )
+    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    parser.add_argument("--seed", metavar="S", type=at_least(0), required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--count", metavar="N", type=at_least(1), help="number of random networks")
+    what.add_argument(
+        "--config",
+        metavar="NET.toml",
+        type=Path,
+        help="this architecture, with random masks and constants",
+    )
+
+
+def verify(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold verify``."""
+    from hiddenfold.gen.target import Target
+    from hiddenfold.sw.verify import verify as compare
+
+    Target.load(args.target)
+    with progress_bar(args.count or 1, "networks") as tick:
+        data = compare(args.target, args.seed, count=args.count, config=args.config, tick=tick)
+    text = (
+        f"{args.target}: {data['networks']} networks, {data['layers']} layers and iterations, "
+        f"{data['values_compared']:,} values compared, {data['mismatches']} mismatches "
+        f"(seed {data['seed']})"
+    )
+    if data["first_mismatch"]:
+        text += f"\nfirst mismatch: {data['first_mismatch']}"
+    return Outcome(data, text, int(data["mismatches"] > 0))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input on the command line: exit code 2, no output, one line that says what is wrong."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiddenfold.sw.cli import main
+
+COMMANDS = (
+    "train",
+    "export",
+    "inspect",
+    "evaluate",
+    "generate",
+    "compile",
+    "run",
+    "verify",
+    "report",
+    "demo",
+)
+
+
+def refuse(capsys, *arguments) -> str:
+    """Run a command that must be refused; return its message."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err.rstrip("\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"example:\n  hiddenfold {command}" in text
+    assert "--json" in text
+
+
+def test_top_level_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"^    {command} ", text, re.MULTILINE)
+
+
+def test_unknown_command(capsys):
+    assert "invalid choice: 'bild'" in refuse(capsys, "bild")
+
+
+def test_no_command(capsys):
+    assert "COMMAND" in refuse(capsys)
+
+
+def test_missing_argument(capsys):
+    message = refuse(capsys, "inspect")
+    assert message.startswith("hiddenfold inspect: error: ")
+    assert "M.hfn" in message
+
+
+@pytest.mark.parametrize("command", ["inspect", "report"])
+def test_missing_model_file(capsys, tmp_path, command):
+    arguments = ["-o", tmp_path] if command == "report" else []
+    message = refuse(capsys, command, tmp_path / "none.hfn", *arguments)
+    assert message == f"hiddenfold {command}: error: {tmp_path}/none.hfn: No such file or directory"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["inspect", str(tmp_path / "none.hfn"), "--debug"])
+
+
+@pytest.mark.parametrize("size", [0, 3, 7, 100])
+def test_truncated_model(capsys, tmp_path, tiny_hfn, size):
+    path = tmp_path / "short.hfn"
+    path.write_bytes(tiny_hfn.read_bytes()[:size])
+    assert str(path) in refuse(capsys, "inspect", path)
+
+
+def test_corrupted_model(capsys, tmp_path, tiny_hfn):
+    data = bytearray(tiny_hfn.read_bytes())
+    data[-20] ^= 1
+    path = tmp_path / "bad.hfn"
+    path.write_bytes(data)
+    message = refuse(capsys, "inspect", path)
+    assert str(path) in message
+    assert "CRC" in message
+
+
+def test_image_of_another_size(capsys, tmp_path, tiny_hfn):
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (40, 24)).save(path)
+    message = refuse(capsys, "run", tiny_hfn, path, "--backend", "golden")
+    assert message == (
+        f"hiddenfold run: error: image {path} must be 10x12 pixels, the size of the model's "
+        "images, not 40x24"
+    )
+
+
+def test_image_that_is_none(capsys, tmp_path, tiny_hfn):
+    path = tmp_path / "text.png"
+    path.write_text("no picture")
+    message = refuse(capsys, "run", tiny_hfn, path, "--backend", "golden")
+    assert message == (
+        f"hiddenfold run: error: image {path} must be a PNG or JPEG file; its content is neither"
+    )
+
+
+def test_image_of_a_refused_format(capsys, tmp_path, tiny_hfn):
+    path = tmp_path / "picture.bmp"
+    Image.new("RGB", (10, 12)).save(path)
+    assert "must be a PNG or JPEG file" in refuse(
+        capsys, "run", tiny_hfn, path, "--backend", "golden"
+    )
+
+
+def test_damaged_image(capsys, tmp_path, tiny_hfn):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    path = tmp_path / "short.png"
+    path.write_bytes(buffer.getvalue()[:150])
+    message = refuse(capsys, "run", tiny_hfn, path, "--backend", "golden")
+    assert message.startswith(f"hiddenfold run: error: image {path} is damaged: ")
+
+
+def test_unknown_target(capsys, tmp_path):
+    message = refuse(capsys, "generate", "--target", "ulx4s", "-o", tmp_path)
+    assert "ulx3s-85f" in message
+    assert "'ulx4s'" in message
+
+
+def test_unknown_target_key(capsys, tmp_path, tiny_hfn):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\ncolour = "red"\n')
+    message = refuse(capsys, "compile", tiny_hfn, "--target", path, "-o", tmp_path / "p.hfp")
+    assert str(path) in message
+    assert "'colour'" in message
+
+
+def test_unknown_device(capsys, tiny_hfn, tiny_png):
+    message = refuse(capsys, "run", tiny_hfn, tiny_png, "--backend", "board:7")
+    assert "rtl" in message
+    assert "'board:7'" in message
+
+
+def test_golden_cannot_be_checked_against_itself(capsys, tiny_hfn, tiny_png):
+    message = refuse(capsys, "run", tiny_hfn, tiny_png, "--backend", "golden", "--check")
+    assert "--check compares a device with the golden model" in message
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_impossible_count(capsys, value):
+    message = refuse(capsys, "verify", "--target", "sim-tiny", "--seed", "1", "--count", value)
+    assert f"must be an integer of 1 or more, not '{value}'" in message
+
+
+def test_missing_data_set(capsys, tmp_path, tiny_hfn):
+    message = refuse(
+        capsys, "evaluate", tiny_hfn, "--data", tmp_path, "--backend", "golden", "-n", "1"
+    )
+    assert str(tmp_path) in message
+
+
+def test_act_bits_out_of_range(capsys, tmp_path):
+    message = refuse(capsys, "export", tmp_path, "-o", tmp_path / "m.hfn", "--act-bits", "9")
+    assert "--act-bits" in message
+
+
+def test_run_directory_that_is_none(capsys, tmp_path):
+    message = refuse(capsys, "export", tmp_path, "-o", tmp_path / "m.hfn", "--data", tmp_path)
+    assert "is not a run directory" in message
+
+
+def test_unknown_key_in_a_training_config(capsys, tmp_path):
+    path = tmp_path / "net.toml"
+    path.write_text("speed = 3\n")
+    message = refuse(capsys, "train", path, "--data", tmp_path, "--out", tmp_path / "run")
+    assert str(path) in message
+    assert "'speed'" in message
