@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a target executes a convolution or a classifier: everything but addresses and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hiddenfold.gen import tiling
+from hiddenfold.gen.target import Target
+from hiddenfold.gen.tiling import Geometry
+from hiddenfold.sw.operations import Classifier, Conv
+from hiddenfold.sw.shapes import Execution, Shape
+
+__all__ = ["ConvPlan", "map_shape"]
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """Numbers that the instruction and the cost model share (docs/spec.md section 6).
+
+    `tiles` holds the first row and the number of rows of each pixel tile.
+    """
+
+    shape: Geometry
+    passes: int
+    blocks: int
+    in_words: int
+    tile_rows: int
+    tiles: tuple[tuple[int, int], ...]
+    gap: bool
+
+    @staticmethod
+    def make(execution: Execution, target: Target) -> ConvPlan:
+        """Plan an execution that has weights and whose rows fit the partial-sum memory."""
+        op = execution.op
+        kernel, stride = (op.kernel, op.stride) if isinstance(op, Conv) else (1, 1)
+        result = map_shape(execution)
+        shape = Geometry(
+            kernel,
+            stride,
+            execution.in_shape.height,
+            execution.in_shape.width,
+            result.height,
+            result.width,
+        )
+        rows = tiling.tile_rows(shape.out_h, shape.out_w, target.psum_depth)
+        passes = -(-execution.in_bits // target.planes)
+        in_words = -(-execution.in_shape.channels // target.lanes)
+        return ConvPlan(
+            shape=shape,
+            passes=passes,
+            blocks=-(-execution.out_shape.channels // target.rows),
+            in_words=in_words,
+            tile_rows=rows,
+            tiles=tuple((y, min(rows, shape.out_h - y)) for y in range(0, shape.out_h, rows)),
+            gap=_needs_gap(shape, rows, passes * in_words),
+        )
+
+
+@lru_cache(maxsize=1024)
+def _needs_gap(shape: Geometry, rows: int, repeats: int) -> bool:
+    return tiling.needs_gap(shape, rows, repeats)
+
+
+def map_shape(execution: Execution) -> Shape:
+    """The pixels that an operation computes; a classifier computes a logit map and adds it up."""
+    if isinstance(execution.op, Classifier):
+        return Shape(*execution.in_shape[:2], execution.out_shape.channels)
+    return execution.out_shape

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a convolution is cut into pieces: pixel tiles, rectangles, mask tiles (spec section 6)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenfold.hw import isa
+from hiddenfold.sw.signs import tap_order
+
+__all__ = ["Geometry", "Rectangle", "mask_words", "needs_gap", "rectangles", "tile_rows"]
+
+
+class Geometry(NamedTuple):
+    """Window and maps of a convolution."""
+
+    kernel: int
+    stride: int
+    in_h: int
+    in_w: int
+    out_h: int
+    out_w: int
+
+
+class Rectangle(NamedTuple):
+    """Output pixels of a pixel tile that a tap reaches: `x0 <= x < x1`, rows within the tile."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels; 0 when the tap reaches nothing but padding."""
+        return max(0, self.y1 - self.y0) * max(0, self.x1 - self.x0)
+
+
+def tile_rows(out_h: int, out_w: int, depth: int) -> int:
+    """Rows of a pixel tile: the fewest tiles that fit `depth` pixels, as even as they can be.
+
+    0 when not even one row fits.
+    """
+    most = depth // out_w
+    if most == 0:
+        return 0
+    tiles = -(-out_h // most)
+    return -(-out_h // tiles)
+
+
+def rectangles(shape: Geometry, first_row: int, rows: int) -> list[Rectangle]:
+    """What each tap, in stored order, reaches of the pixel tile of `rows` rows from `first_row`."""
+    result = []
+    centre = (shape.kernel - 1) // 2
+    for tap in tap_order(shape.kernel):
+        y0, y1 = _span(tap // shape.kernel - centre, shape.stride, shape.in_h, shape.out_h)
+        x0, x1 = _span(tap % shape.kernel - centre, shape.stride, shape.in_w, shape.out_w)
+        result.append(
+            Rectangle(max(y0 - first_row, 0), min(y1 - first_row, rows), x0, x1),
+        )
+    return result
+
+
+def _span(offset: int, stride: int, in_size: int, out_size: int) -> tuple[int, int]:
+    """Output positions `p` from start to end with `0 <= p*stride + offset < in_size`."""
+    start = max(0, -(offset // stride))
+    end = min(out_size, (in_size - 1 - offset) // stride + 1)
+    return start, end
+
+
+def needs_gap(shape: Geometry, rows: int, repeats: int) -> bool:
+    """Whether a pixel can come twice within `isa.PIXEL_SPACING` cycles in any pixel tile.
+
+    Each rectangle is passed `repeats` times (lane words x bit-plane passes) before the next one,
+    one pixel a cycle, without a pause.
+    """
+    starts = range(0, shape.out_h, rows)
+    return any(
+        _too_close(rectangles(shape, first, min(rows, shape.out_h - first)), repeats)
+        for first in starts
+    )
+
+
+def _too_close(taps: list[Rectangle], repeats: int) -> bool:
+    """`needs_gap` for one pixel tile."""
+    for i, earlier in enumerate(taps):
+        if not earlier.pixels:
+            continue
+        if repeats > 1 and earlier.pixels < isa.PIXEL_SPACING:
+            return True
+        between = 0
+        for later in taps[i + 1 :]:
+            if between >= isa.PIXEL_SPACING:
+                break
+            distance = _distance(earlier, later)
+            if distance is not None and distance + between < isa.PIXEL_SPACING:
+                return True
+            between += later.pixels * repeats
+    return False
+
+
+def _distance(a: Rectangle, b: Rectangle) -> int | None:
+    """Fewest cycles between the same pixel in `a` and in `b` right behind it; None: no such pixel.
+
+    The distance is linear in y and does not depend on x, so the first or the last common row has
+    the smallest one.
+    """
+    x = max(a.x0, b.x0)
+    top, bottom = max(a.y0, b.y0), min(a.y1, b.y1) - 1
+    if x >= min(a.x1, b.x1) or top > bottom:
+        return None
+
+    def position(box: Rectangle, y: int) -> int:
+        return (y - box.y0) * (box.x1 - box.x0) + x - box.x0
+
+    return min(a.pixels - position(a, y) + position(b, y) for y in (top, bottom))
+
+
+def mask_words(mask: NDArray[np.uint64], channels: int, rows: int, lanes: int) -> NDArray:
+    """Mask stream of a layer as uint64[blocks, words] from its mask uint64[Cout, taps, CW]."""
+    outputs, taps, _ = mask.shape
+    blocks, lane_words = -(-outputs // rows), -(-channels // lanes)
+    # A lane word is a whole number of bytes, so tiles are cut and turned without unpacking bits.
+    data = np.ascontiguousarray(mask, dtype="<u8").view(np.uint8)
+    padded = np.zeros((blocks * rows, taps, lane_words * lanes // 8), dtype=np.uint8)
+    padded[:outputs] = data[:, :, : padded.shape[2]]
+    tiles = padded.reshape(blocks, rows, taps, lane_words, lanes // 8).transpose(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(tiles).reshape(blocks, -1).view("<u8").astype(np.uint64)
