@@ -283,14 +283,19 @@ class Accelerator:
         while True:
             started = time.monotonic()
             passed += self._device.wait(min(portion, cycles - passed + 1))
-            if not self._read("STATUS") & regmap.STATUS_BUSY:
+            status = self._read("STATUS")
+            if not status & regmap.STATUS_BUSY:
                 return
+            if status & regmap.STATUS_ERROR:
+                # The interrupt comes with the error, the end when the last bus access is answered.
+                self._write("CONTROL", 0)
+                cycles = min(cycles, passed + GRACE_CYCLES)
             now = time.monotonic()
             report(self._read("IMAGES_DONE"), passed)
             if limit is not None and now >= limit[1]:
-                reason = f"within {limit[0]} s"
+                reason = f"did not finish within {limit[0]} s"
             elif passed > cycles:
-                reason = f"within {cycles} clock cycles, and its watchdog did not stop it"
+                reason = "did not finish, nor did its watchdog stop it"
             else:
                 # Aim at about half a second between two looks at the registers.
                 portion = min(portion * 2, 10_000_000) if now - started < 0.25 else portion
@@ -302,7 +307,7 @@ class Accelerator:
             except AcceleratorTimeout as error:
                 stuck = f"; {error}"
             raise AcceleratorTimeout(
-                f"the accelerator did not finish {reason} ({passed} cycles passed, "
+                f"the accelerator {reason} ({passed} cycles passed, "
                 f"{registers['IMAGES_DONE']} images done){stuck}. Check the memory and the clock, "
                 "or allow more time",
                 registers=registers,

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random networks on the generated accelerator against the golden model, bit by bit.
+
+Network ``i`` of a run with seed ``S`` is made from ``S + i`` alone, so that ``verify`` with that
+seed and a count of 1 repeats it. Each network is compiled twice and run on the simulated
+accelerator: with a trace, of which every layer and iteration is compared, and without, of which the
+logits are. The memory of every second network pauses at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenfold.gen.compile import compile_model
+from hiddenfold.gen.target import Target
+from hiddenfold.sw.driver.accelerator import Accelerator
+from hiddenfold.sw.driver.errors import AcceleratorError
+from hiddenfold.sw.model import Model
+from hiddenfold.sw.program import Program
+from hiddenfold.verif.golden.compare import Layer, first_mismatch
+from hiddenfold.verif.golden.model import Golden
+from hiddenfold.verif.golden.random_constants import random_constants, random_masks
+from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
+
+__all__ = ["Comparison", "check_model", "compare_run", "verify"]
+
+#: Multiply-accumulates of a random network, in cycles of the target's array: what the simulator
+#: does in about a second.
+CYCLES = 25_000
+IMAGES = 2
+#: Width of the hidden activations of a configured architecture.
+ACT_BITS = 8
+
+
+@dataclass
+class Comparison:
+    """What has been compared: layers count executions, values count elements of all images."""
+
+    layers: int = 0
+    values: int = 0
+    mismatches: int = 0
+    first: str | None = None
+
+    def fail(self, text: str) -> None:
+        """Count a mismatch and keep the first one's description."""
+        self.mismatches += 1
+        self.first = self.first or text
+
+
+def verify(
+    target: Target | str | Path,
+    seed: int,
+    *,
+    count: int | None = None,
+    config: Path | str | None = None,
+    tick: Callable[[int], object] = lambda _: None,
+    url: str | None = None,
+) -> dict[str, Any]:
+    """Compare ``count`` random networks, or one architecture, on a target with the golden model.
+
+    Parameters
+    ----------
+    target
+        Name of a target, its TOML file or the target.
+    seed
+        Integer from 0 on; makes the networks and the memory's pauses.
+    count, config
+        Number of random networks, or a training configuration (TOML) whose architecture gets
+        random masks and constants. Exactly one of them.
+    tick
+        Called with 1 after each network.
+    url
+        Device to run on; default: the simulator of ``target``.
+
+    Returns
+    -------
+    dict
+        ``networks``, ``layers``, ``values_compared``, ``mismatches``, ``first_mismatch`` (text with
+        the command that repeats it, or None) and ``seed``. ``mismatches`` counts networks.
+    """
+    if (count is None) == (config is None):
+        raise ValueError("verify needs either a count of random networks or a configuration")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer from 0 on, not {seed!r}")
+    if count is not None and count < 1:
+        raise ValueError(f"count must be at least 1, not {count!r}")
+    name = target.name if isinstance(target, Target) else str(target)
+    target = target if isinstance(target, Target) else Target.load(target)
+    total = Comparison()
+    with Accelerator.open(url or f"rtl:{name}") as accelerator:
+        for number in range(seed, seed + (count or 1)):
+            if config is None:
+                model = random_model(number, _limits(target))
+                again = f"--seed {number} --count 1"
+            else:
+                model = _configured(config, number)
+                again = f"--seed {number} --config {config}"
+            one = check_model(accelerator, model, target, number)
+            total.layers += one.layers
+            total.values += one.values
+            if one.mismatches:
+                total.fail(f"{one.first} (repeat: hiddenfold verify --target {name} {again})")
+            tick(1)
+    return {
+        "networks": count or 1,
+        "layers": total.layers,
+        "values_compared": total.values,
+        "mismatches": total.mismatches,
+        "first_mismatch": total.first,
+        "seed": seed,
+    }
+
+
+def check_model(
+    accelerator: Accelerator, model: Model, target: Target, seed: int, images: int = IMAGES
+) -> Comparison:
+    """Run a model with random images, traced and not, and compare it with the golden model.
+
+    An error of the accelerator counts as a mismatch.
+    """
+    rng = np.random.default_rng([seed, 1])
+    pictures = np.stack([random_image(rng, *model.image) for _ in range(images)])
+    golden = Golden(model).trace(pictures)
+    result = Comparison()
+    configure = getattr(accelerator.device, "configure", None)
+    for trace in (True, False):
+        if configure is not None:
+            stall = float(rng.choice([0.1, 0.5, 0.9])) if seed % 2 else 0.0
+            latency = int(rng.choice([0, 3, 40, 150]))
+            configure(read_latency=latency, stall=stall, seed=seed)
+        program = compile_model(model, target, trace=trace)
+        try:
+            compare_run(accelerator, program, pictures, golden, result)
+        except AcceleratorError as error:
+            result.fail(f"network {model.name}: {error}")
+    return result
+
+
+def compare_run(
+    accelerator: Accelerator,
+    program: Program,
+    images: NDArray[np.uint8],
+    golden: list[Layer],
+    result: Comparison,
+) -> None:
+    """Run images through a program and add their comparison with a golden trace to ``result``."""
+    accelerator.load(program)
+    run = accelerator.run(images)
+    found: list[Layer] = []
+    for entries in zip(*(run.traces or ()), strict=True):
+        values = np.stack([entry.data for entry in entries])
+        found.append(Layer(entries[0].name, entries[0].iteration, values))
+    found.append(Layer(golden[-1].name, golden[-1].iteration, run.logits))
+    wanted = golden if run.traces is not None else golden[-1:]
+    result.layers += len(wanted)
+    result.values += sum(layer.values.size for layer in wanted)
+    mismatch = first_mismatch(wanted, found)
+    if mismatch is not None:
+        kind = "traced" if run.traces is not None else "not traced"
+        result.fail(f"network {program.model}, {kind}: {mismatch}")
+
+
+def _configured(config: Path | str, seed: int) -> Model:
+    """The network of a training configuration, with masks and constants of ``seed``."""
+    from hiddenfold.sw.search.config import DATASETS, load_config
+    from hiddenfold.sw.search.export import build_model
+    from hiddenfold.sw.search.nets import FoldedResNet
+
+    search = load_config(config)
+    size = DATASETS[search.dataset][1]
+    labels = tuple(f"label {i}" for i in range(search.model.classes))
+    network = FoldedResNet(search.model)
+    model = build_model(network, search.dataset, labels, (size, size), ACT_BITS)
+    rng = np.random.default_rng(seed)
+    masks = random_masks(rng, model.weight_shapes(), search.model.top_k)
+    model = replace(model, seed=int(rng.integers(1, 1 << 64, dtype=np.uint64)), masks=masks)
+    image = random_image(rng, size, size)
+    return replace(model, affine=random_constants(rng, model, image))
+
+
+def _limits(target: Target) -> Limits:
+    """What a network may need to run on the target, in reasonable time in simulation."""
+    macs = int(CYCLES * target.macs_per_cycle)
+    return Limits.of(target, max_macs=macs)
