@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight signs from one LFSR orbit, and the packing of signs and masks into 64-bit words.
 
-Everything here is vectorised numpy. The bits are those of `docs/spec.md`: the state of the
-64-bit Fibonacci register holds 64 consecutive bits b[n] .. b[n+63] of the sequence
-b[n+64] = b[n+4] ^ b[n+3] ^ b[n+1] ^ b[n], lowest index in bit 0. Output channel `oc` of the layer
-with stream index `l` reads the sequence from position `l * 2**56 + oc * 2**40` on, 64 bits (one
-word) at a time, words ordered by (tap, input-channel word), the centre tap first.
+The definitions are those of docs/spec.md sections 1 and 2 and of `hiddenfold.hw.lfsr`; here they
+are vectorised over output channels. Output channel `oc` of the layer with stream number `l` reads
+the sequence from position `l * 2**56 + oc * 2**40` on, 64 bits (one word) at a time, words ordered
+by (tap, input-channel word), the centre tap first.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenfold.hw import lfsr
+
 __all__ = [
-    "STREAM_SPACING",
-    "CHANNEL_SPACING",
     "WORD_BITS",
     "channel_states",
     "jump",
@@ -30,27 +29,14 @@ __all__ = [
     "words_per_channel",
 ]
 
-WORD_BITS = 64
-STREAM_SPACING = 1 << 56
-CHANNEL_SPACING = 1 << 40
-
-_MASK64 = (1 << 64) - 1
-# x**64 mod p(x), with p(x) = x**64 + x**4 + x**3 + x + 1.
-_REDUCTION = 0b11011
+WORD_BITS = lfsr.WIDTH
 
 
 def splitmix64(seed: int) -> int:
-    """The model state of a user seed: one step of SplitMix64, with 0 replaced by 1.
-
-    `seed` is any integer, taken modulo 2**64. The constants are those of Steele, Lea and Flood,
-    "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-    """
+    """The seed state of a user's seed, an integer that is taken modulo 2**64."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"Seed must be an integer, not {seed!r}")
-    z = (seed + 0x9E3779B97F4A7C15) & _MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return (z ^ (z >> 31)) or 1
+    return lfsr.seed_state(seed)
 
 
 def leap(states: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -62,30 +48,6 @@ def leap(states: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return t ^ (t << np.uint64(60)) ^ (t << np.uint64(61)) ^ (t << np.uint64(63))
 
 
-def _multiply(a: int, b: int) -> int:
-    """Product of two polynomials over GF(2), bit i being the coefficient of x**i, modulo p(x)."""
-    product = 0
-    while b:
-        if b & 1:
-            product ^= a
-        b >>= 1
-        a <<= 1
-        if a >> 64:
-            a = (a & _MASK64) ^ _REDUCTION
-    return product
-
-
-def _power_of_x(exponent: int) -> int:
-    """x**exponent modulo p(x)."""
-    result, square = 1, 2
-    while exponent:
-        if exponent & 1:
-            result = _multiply(result, square)
-        square = _multiply(square, square)
-        exponent >>= 1
-    return result
-
-
 def jump(states: NDArray[np.uint64], exponent: int) -> NDArray[np.uint64]:
     """The states after `exponent` (>= 0) single steps, in a time that hardly depends on it."""
     if isinstance(exponent, bool) or not isinstance(exponent, int):
@@ -94,7 +56,7 @@ def jump(states: NDArray[np.uint64], exponent: int) -> NDArray[np.uint64]:
         raise ValueError(f"Exponent must be 0 or more, not {exponent}")
     low = np.asarray(states, dtype=np.uint64)
     high = leap(low)
-    c = _power_of_x(exponent)
+    c = lfsr.jump_coefficients(exponent)
     # The new state is the sum over the set coefficients i of the windows b[n+i] .. b[n+i+63].
     result = low.copy() if c & 1 else np.zeros_like(low)
     for i in range(1, WORD_BITS):
@@ -104,22 +66,17 @@ def jump(states: NDArray[np.uint64], exponent: int) -> NDArray[np.uint64]:
 
 
 def layer_state(seed_state: int, stream: int) -> int:
-    """State of output channel 0 of the layer with stream index `stream` (0 .. 255)."""
-    _check_state(seed_state)
-    if isinstance(stream, bool) or not isinstance(stream, int):
-        raise TypeError(f"Stream index must be an integer, not {stream!r}")
-    if not 0 <= stream <= 255:
-        raise ValueError(f"Stream index must be 0 to 255, not {stream}")
-    return int(jump(np.array([seed_state], dtype=np.uint64), stream * STREAM_SPACING)[0])
+    """State of output channel 0 of the layer with stream number `stream` (0 .. 255)."""
+    return lfsr.layer_state(seed_state, stream)
 
 
 def channel_states(state: int, out_channels: int) -> NDArray[np.uint64]:
     """Start states of `out_channels` (1 .. 65536) output channels, from a layer's state."""
-    _check_state(state)
+    lfsr.check_state(state)
     _check_count("Number of output channels", out_channels, 1 << 16)
     states = np.array([state], dtype=np.uint64)
     while len(states) < out_channels:
-        states = np.concatenate([states, jump(states, len(states) * CHANNEL_SPACING)])
+        states = np.concatenate([states, jump(states, len(states) * lfsr.CHANNEL_JUMP)])
     return states[:out_channels]
 
 
@@ -190,13 +147,6 @@ def sign_tensor(
         layer_state(seed_state, stream), out_channels, words_per_channel(in_channels, kernel)
     )
     return 1 - 2 * unpack(words, in_channels, kernel).astype(np.int8)
-
-
-def _check_state(state: int) -> None:
-    if isinstance(state, bool) or not isinstance(state, (int, np.integer)):
-        raise TypeError(f"State must be an integer, not {state!r}")
-    if not 0 < state <= _MASK64:
-        raise ValueError(f"State must be 1 to 2**64 - 1, not {state}")
 
 
 def _check_count(name: str, value: int, limit: int) -> None:

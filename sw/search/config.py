@@ -79,10 +79,10 @@ class ModelConfig:
     """The network: stem, stages, classifier, and how masks and signs are made.
 
     `top_k` is the share of weights that every layer keeps. `seed` gives the weight signs.
-    `logit_scale` is a constant factor on the logits during the search, which has no effect on
-    their order. `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
+    `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
     recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
-    published, instead of by the score itself.
+    published, instead of by the score itself. `logit_scale` is a constant factor on the logits
+    during the search, which has no effect on their order.
     """
 
     name: str

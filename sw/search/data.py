@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Split", "augment", "batches", "load_cifar100", "resize", "to_float"]
+__all__ = ["Split", "augment", "batches", "load_cifar100", "load_class_names", "resize", "to_float"]
 
 _FOLDER = "cifar-100-python"
 _ARCHIVE = "cifar-100-python.tar.gz"
@@ -62,8 +62,16 @@ def load_cifar100(data_dir: str | Path, split: str) -> Split:
     )
 
 
-def _read(data_dir: Path, split: str) -> Any:
-    places = [data_dir / split, data_dir / _FOLDER / split]
+def load_class_names(data_dir: str | Path) -> tuple[str, ...]:
+    """The 100 class names, in the order of the labels; see `load_cifar100` for `data_dir`."""
+    names = _read(Path(data_dir), "meta").get("fine_label_names")
+    if not isinstance(names, list) or len(names) != 100:
+        raise ValueError(f"CIFAR-100 file 'meta' in {data_dir} must hold 100 class names")
+    return tuple(str(name) for name in names)
+
+
+def _read(data_dir: Path, name: str) -> Any:
+    places = [data_dir / name, data_dir / _FOLDER / name]
     try:
         for place in places:
             if place.is_file():
@@ -72,13 +80,13 @@ def _read(data_dir: Path, split: str) -> Any:
         archive = data_dir / _ARCHIVE
         if archive.is_file():
             with tarfile.open(archive) as tar:
-                member = tar.extractfile(f"{_FOLDER}/{split}")
+                member = tar.extractfile(f"{_FOLDER}/{name}")
                 assert member is not None
                 return _Unpickler(member, encoding="latin1").load()
     except (pickle.UnpicklingError, tarfile.TarError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"CIFAR-100 file '{split}' in {data_dir} is damaged: {error}") from error
+        raise ValueError(f"CIFAR-100 file '{name}' in {data_dir} is damaged: {error}") from error
     raise ValueError(
-        f"CIFAR-100 not found in {data_dir}: expected '{_FOLDER}/{split}' or '{_ARCHIVE}' there; "
+        f"CIFAR-100 not found in {data_dir}: expected '{_FOLDER}/{name}' or '{_ARCHIVE}' there; "
         f"the official download is {_SOURCE}"
     )
 

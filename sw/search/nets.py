@@ -119,7 +119,7 @@ class Block(nn.Module):
             residual = x
             if self.shortcut is not None and self.shortcut_norm is not None:
                 residual = self.shortcut_norm(self.shortcut(x))
-            for i, (conv, norm) in enumerate(zip(self.convs, norms)):
+            for i, (conv, norm) in enumerate(zip(self.convs, norms, strict=True)):
                 x = norm(conv(x, weights[i]))
                 x = F.relu(x if i < last else x + residual, inplace=True)
         return x

@@ -46,9 +46,7 @@ class _StraightThrough(torch.autograd.Function):
     """weights * mask(scores) forward; the gradient times the weights backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, scores: Tensor, weights: Tensor, top_k: float, magnitude: bool
-    ) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, weights: Tensor, top_k: float, magnitude: bool) -> Tensor:
         mask = top_k_mask(scores.abs() if magnitude else scores, top_k)
         ctx.save_for_backward(scores if magnitude else scores.new_empty(0), weights)
         ctx.magnitude = magnitude

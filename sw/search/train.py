@@ -50,9 +50,10 @@ def accuracy(
     model.eval()
     hits = torch.zeros(2)
     with torch.no_grad():
-        for images, labels in zip(split.images.split(batch), split.labels.split(batch)):
-            best = model(to_float(images, dtype)).topk(5).indices
-            match = best.eq(labels[:, None])
+        for start in range(0, len(split), batch):
+            chosen = slice(start, start + batch)
+            best = model(to_float(split.images[chosen], dtype)).topk(5).indices
+            match = best.eq(split.labels[chosen, None])
             hits += torch.tensor([match[:, 0].sum(), match.sum()])
     model.train(was_training)
     top1, top5 = (100.0 * hits / len(split)).tolist()
@@ -139,7 +140,9 @@ class _Search:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.epoch + 1)
         steps = len(split) // settings.batch
         if steps == 0:
-            raise ValueError(f"Batch must be at most {len(split)}, the images, not {settings.batch}")
+            raise ValueError(
+                f"Batch must be at most {len(split)}, the images, not {settings.batch}"
+            )
         padding = round(settings.crop_padding * size / split_size(training))
         self.model.train()
         total = torch.zeros(2, device=self.device)
@@ -153,8 +156,8 @@ class _Search:
         rate = 0.0
         for step, (images, labels) in enumerate(bar):
             rate = self._set_rate(self.epoch + (step + 0.5) / steps)
-            images = augment(images, padding, settings.flip, generator)
-            total += self._step(to_float(images, _DTYPES[settings.precision]), labels)
+            moved = augment(images, padding, settings.flip, generator)
+            total += self._step(to_float(moved, _DTYPES[settings.precision]), labels)
             if step % 20 == 19:
                 loss, hits = (total / (step + 1)).tolist()
                 bar.set_postfix_str(
@@ -179,9 +182,7 @@ class _Search:
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         logits = self.model(images)
-        loss = F.cross_entropy(
-            logits, labels, label_smoothing=self.config.train.label_smoothing
-        )
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -215,7 +216,7 @@ class _Search:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `ValueError` when it is of another configuration."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self.config.to_dict():
+        if parse_config(state["config"]) != self.config:
             raise ValueError(f"{path} was made with another configuration than the one given")
         self.epoch = state["epoch"]
         self.log = state["log"]

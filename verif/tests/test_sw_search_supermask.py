@@ -20,9 +20,7 @@ def small_net(**changes) -> FoldedResNet:
         "stem": StemConfig(channels=8),
         "stages": (
             StageConfig(blocks=1, channels=16, stride=2),
-            StageConfig(
-                blocks=3, channels=32, block="bottleneck", mid=8, stride=2, folded=True
-            ),
+            StageConfig(blocks=3, channels=32, block="bottleneck", mid=8, stride=2, folded=True),
         ),
         "classes": 10,
     }
@@ -66,9 +64,7 @@ def test_gradient_reaches_all_scores_and_only_scores(magnitude: bool) -> None:
 @pytest.mark.parametrize("magnitude", [True, False])
 def test_straight_through_gradient(magnitude: bool) -> None:
     """dL/dscore = dL/dweight * weight, times sign(score) when ranked by |score|."""
-    layer = MaskedConv2d(
-        5, 4, 3, 1, seed_state=1, stream=0, top_k=0.4, magnitude=magnitude
-    )
+    layer = MaskedConv2d(5, 4, 3, 1, seed_state=1, stream=0, top_k=0.4, magnitude=magnitude)
     upstream = torch.randn(4, 5, 3, 3)
     layer.effective_weight().mul(upstream).sum().backward()
     expected = upstream * layer.weights

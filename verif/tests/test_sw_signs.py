@@ -121,8 +121,8 @@ def test_sign_tensor_is_balanced_and_channels_differ() -> None:
     [
         (lambda: signs.jump(one(1), -1), ValueError, "Exponent must be 0 or more, not -1"),
         (lambda: signs.jump(one(1), 1.5), TypeError, "Exponent must be an integer, not 1.5"),
-        (lambda: signs.layer_state(0, 0), ValueError, "State must be 1 to 2**64 - 1, not 0"),
-        (lambda: signs.layer_state(1, 256), ValueError, "Stream index must be 0 to 255, not 256"),
+        (lambda: signs.layer_state(0, 0), ValueError, "seed state must be in 1..2^64-1, not 0"),
+        (lambda: signs.layer_state(1, 256), ValueError, "stream number must be in 0..255, not 256"),
         (lambda: signs.splitmix64("1"), TypeError, "Seed must be an integer, not '1'"),
         (lambda: signs.tap_order(2), ValueError, "Kernel size must be 1, 3, 5 or 7, not 2"),
         (

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained run to a model file: fold the batch norms, calibrate, quantize, pack."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hiddenfold.sw import signs
+from hiddenfold.sw.affine import Affine
+from hiddenfold.sw.model import Classifier, Conv, Execution, Loop, MaxPool, Model, Operation, Unfold
+from hiddenfold.sw.search.config import DATASETS
+from hiddenfold.sw.search.data import load_cifar100, load_class_names, resize
+from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
+from hiddenfold.sw.search.nets import Block, FoldedResNet, conv_layers
+from hiddenfold.sw.search.quantize import (
+    Scale,
+    affine_constants,
+    choose_scale,
+    residual_multiplier,
+)
+from hiddenfold.sw.search.supermask import MaskedConv2d
+from hiddenfold.sw.search.train import load_run
+
+__all__ = ["build_model", "export_run", "fold_batch_norms", "quantize"]
+
+IMAGE_BITS = 8
+# A projection shortcut is added, never multiplied by the array: 8 bits of it cost no cycles.
+SHORTCUT_BITS = 8
+CALIBRATION_IMAGES = 1024
+SAMPLES = 1 << 18
+
+
+def export_run(
+    run_dir: str | Path,
+    data_dir: str | Path,
+    act_bits: int = 8,
+    output: str | Path | None = None,
+) -> Model:
+    """The model of a run, quantized with activations of `act_bits` bits (1 .. 8).
+
+    Calibrates on training images and notes the float accuracy on the test images. With `output`
+    the model is saved there, and its float constants beside it.
+    """
+    if isinstance(act_bits, bool) or not isinstance(act_bits, int):
+        raise TypeError(f"Activation bits must be an integer, not {act_bits!r}")
+    if not 1 <= act_bits <= 8:
+        raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
+    config, network, log = load_run(run_dir)
+    size = DATASETS[config.dataset][1]
+    names = load_class_names(data_dir)
+    calibration = load_cifar100(data_dir, "train").images[:CALIBRATION_IMAGES]
+    test = load_cifar100(data_dir, "test")
+    model = build_model(network, config.dataset, names, (size, size), act_bits)
+    constants = fold_batch_norms(network)
+    best = FloatNetwork(model, constants).logits(resize(test.images, size)).argmax(1)
+    top1 = 100.0 * float((best == test.labels).double().mean())
+    model = dataclasses.replace(
+        quantize(model, constants, calibration),
+        accuracy={"float": top1, "golden": None},
+        provenance={"epochs": str(len(log)), "config": config.model.name},
+    )
+    if output is not None:
+        model.save(output)
+        save_constants(output, constants)
+    return model
+
+
+def build_model(
+    network: FoldedResNet,
+    dataset: str,
+    classes: tuple[str, ...],
+    image: tuple[int, int],
+    act_bits: int,
+) -> Model:
+    """The model's operations and masks, without affine tables."""
+    config = network.config
+    masks = {}
+    for _, layer in conv_layers(network):
+        words = signs.pack(layer.mask().cpu().numpy())
+        masks[layer.stream] = words.reshape(layer.out_channels, layer.kernel**2, -1)
+    return Model(
+        name=config.name,
+        dataset=dataset,
+        classes=classes,
+        image=image,
+        seed=signs.splitmix64(config.seed),
+        top_k=config.top_k,
+        act_bits=act_bits,
+        folded_stages=tuple(
+            i + 1 for i, s in enumerate(config.stages) if s.folded and s.blocks > 1
+        ),
+        ops=tuple(_operations(network, act_bits)),
+        masks=masks,
+        affine=[],
+    )
+
+
+def _operations(network: FoldedResNet, bits: int) -> Iterator[Operation]:
+    """The network's operations. Tensor x is carried from block to block."""
+    stem = network.stem
+    yield Unfold(
+        name="unfold", output="patches", kernel=stem.image_kernel, stride=stem.image_stride
+    )
+    yield _conv("stem", stem, "patches", "x", bits)
+    if network.config.stem.pool:
+        yield MaxPool(name="pool", input="x", output="x", kernel=3, stride=2)
+    for s, blocks in enumerate(network.stages):
+        for b, block in enumerate(blocks):
+            body = tuple(_block_operations(f"stage{s + 1}.block{b + 1}", block, bits))
+            if block.iterations > 1:
+                yield Loop(count=block.iterations, body=body)
+            else:
+                yield from body
+    yield Classifier(name="classifier", input="x", stream=network.classifier.stream)
+
+
+def _block_operations(name: str, block: Block, bits: int) -> Iterator[Conv]:
+    residual = "x"
+    if block.shortcut is not None:
+        residual = "shortcut"
+        yield _conv(f"{name}.shortcut", block.shortcut, "x", residual, SHORTCUT_BITS)
+    source = "x"
+    for i, layer in enumerate(block.convs):
+        last = i == len(block.convs) - 1
+        target = "x" if last else f"mid{i + 1}"
+        yield _conv(f"{name}.conv{i + 1}", layer, source, target, bits, residual if last else None)
+        source = target
+
+
+def _conv(
+    name: str, layer: MaskedConv2d, source: str, target: str, bits: int, residual: str | None = None
+) -> Conv:
+    return Conv(
+        name=name,
+        input=source,
+        output=target,
+        kernel=layer.kernel,
+        stride=layer.stride,
+        out_channels=layer.out_channels,
+        bits=bits,
+        stream=layer.stream,
+        residual=residual,
+    )
+
+
+def fold_batch_norms(network: FoldedResNet) -> list[FloatConstants]:
+    """Constants of every execution of a convolution, in execution order."""
+    result = [_fold(network.stem, network.stem_norm, True, 1.0 / 255.0)]
+    for blocks in network.stages:
+        for block in blocks:
+            for norms in block.norms:
+                if block.shortcut is not None:
+                    result.append(_fold(block.shortcut, block.shortcut_norm, False))
+                result += [_fold(*pair, True) for pair in zip(block.convs, norms, strict=True)]
+    return result
+
+
+def _fold(
+    layer: MaskedConv2d, norm: nn.BatchNorm2d, relu: bool, input_unit: float = 1.0
+) -> FloatConstants:
+    """Batch norm and weight scale as one scale and shift; `input_unit` is the value of input 1."""
+    mean, variance = _float64(norm.running_mean), _float64(norm.running_var)
+    gain = 1.0 / np.sqrt(variance + norm.eps)
+    offset = np.zeros_like(gain)
+    if norm.affine:
+        gain, offset = gain * _float64(norm.weight), _float64(norm.bias)
+    scale = gain * layer.scale * input_unit
+    shift = offset - gain * mean
+    return FloatConstants(scale.astype(np.float32), shift.astype(np.float32), relu)
+
+
+def _float64(tensor: Tensor | None) -> NDArray[np.float64]:
+    assert tensor is not None
+    return tensor.detach().cpu().double().numpy()
+
+
+def quantize(model: Model, constants: list[FloatConstants], calibration: Tensor) -> Model:
+    """The model with affine tables that make it approximate the float network.
+
+    `calibration` is a batch of images uint8 [N, 3, H, W]. The scale of every activation tensor is
+    chosen for the least mean square error on it.
+    """
+    statistics = _observe(model, constants, calibration)
+    scales: dict[str, Scale] = {}
+    affine: list[Affine] = []
+    for execution in model.executions():
+        op = execution.op
+        if isinstance(op, Unfold):
+            scales[op.output] = Scale(1.0)
+        elif isinstance(op, MaxPool):
+            scales[op.output] = scales[op.input]
+        elif isinstance(op, Conv):
+            assert execution.affine is not None
+            c = constants[execution.affine]
+            seen = statistics[execution.affine]
+            scale = choose_scale(seen.values, op.bits, signed=not c.relu)
+            multiplier, residual_zero = 0, 0
+            if op.residual is not None:
+                residual = scales[op.residual]
+                residual_zero = residual.zero
+                multiplier, scale = residual_multiplier(op.name, residual, scale)
+            gain = c.scale.astype(np.float64) * (scales[op.input].step / scale.step)
+            offset = c.shift.astype(np.float64) / scale.step + scale.zero
+            # A channel whose accumulator never changes may have a huge gain (its variance is
+            # about 0); keep it from taking the multipliers' precision away from the others.
+            constant = seen.low == seen.high
+            offset = np.where(constant, seen.low / scale.step + scale.zero, offset)
+            gain = np.where(constant, 0.0, gain)
+            affine.append(affine_constants(op.name, gain, offset, multiplier, residual_zero))
+            scales[op.output] = scale
+    return dataclasses.replace(model, affine=affine)
+
+
+@dataclass(frozen=True, eq=False)
+class _Statistics:
+    """Sample of a convolution's output, and the range of each channel before the residual."""
+
+    values: NDArray[np.float32]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def _observe(
+    model: Model, constants: list[FloatConstants], images: Tensor, batch: int = 128
+) -> list[_Statistics]:
+    """Statistics of every execution of a convolution in the float network."""
+    network = FloatNetwork(model, constants)
+    parts = images.split(batch)
+    each = -(-SAMPLES // len(parts))
+    values: list[list[Tensor]] = [[] for _ in constants]
+    ranges: list[list[tuple[Tensor, Tensor]]] = [[] for _ in constants]
+    generator = torch.Generator().manual_seed(0)
+
+    def observe(execution: Execution, normalized: Tensor, output: Tensor) -> None:
+        assert execution.affine is not None
+        flat = output.flatten()
+        index = torch.randint(0, flat.numel(), (each,), generator=generator)
+        values[execution.affine].append(flat[index])
+        # The largest and the smallest value take part in every sample.
+        values[execution.affine].append(torch.stack(output.aminmax()))
+        ranges[execution.affine].append((normalized.amin((0, 2, 3)), normalized.amax((0, 2, 3))))
+
+    for part in parts:
+        network.forward(part, observe)
+    return [
+        _Statistics(
+            torch.cat(values[i]).numpy(),
+            torch.stack([low for low, _ in ranges[i]]).amin(0).double().numpy(),
+            torch.stack([high for _, high in ranges[i]]).amax(0).double().numpy(),
+        )
+        for i in range(len(constants))
+    ]
