@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction IMAGE: reads an image and unfolds it for the stem (docs/spec.md 4.1 and 6)."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from hiddenfold.hw.axi import COMMAND
+
+_PIXEL_BITS = 24  # R, G, B
+_MEMORY_PIXEL_BITS = 32
+_ROW_ALIGNMENT = 16  # bytes
+_ROW_PIXELS = 8 * _ROW_ALIGNMENT // _MEMORY_PIXEL_BITS
+
+
+class PixelReader(wiring.Component):
+    """Fetches an image row by row and delivers its pixels without the padding of the rows.
+
+    Up to one pixel per cycle; up to three cycles are lost at the end of a padded row, but only if
+    the next pixel is already waited for.
+
+    Parameters
+    ----------
+    bus_bits
+        64 or 128.
+
+    Members
+    -------
+    start
+        Begin; ``address``, ``in_h``, ``in_w`` must be valid from this cycle until ``finished``.
+    cmd, data
+        Read port: one command per row.
+    o
+        Pixels, R in bits 7:0, G in 15:8, B in 23:16.
+    finished
+        All beats of the image were taken; low from the cycle after ``start``.
+    next_address
+        End of the image's last row, valid while ``finished``.
+    """
+
+    def __init__(self, *, bus_bits: int):
+        if bus_bits not in (64, 128):
+            raise ValueError(f"bus bits must be 64 or 128, not {bus_bits!r}")
+        self._bus_bits = bus_bits
+        super().__init__(
+            {
+                "start": In(1),
+                "address": In(32),
+                "in_h": In(16),
+                "in_w": In(16),
+                "cmd": Out(stream.Signature(COMMAND)),
+                "data": In(stream.Signature(bus_bits)),
+                "o": Out(stream.Signature(_PIXEL_BITS)),
+                "finished": Out(1),
+                "next_address": Out(32),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        beats_shift = exact_log2(8 * _ROW_ALIGNMENT // self._bus_bits)
+        beat_pixels = self._bus_bits // _MEMORY_PIXEL_BITS
+        row_units = Signal(15)  # of 16 bytes
+        rows_to_ask = Signal(16)
+        rows_to_read = Signal(16)
+        m.d.comb += [
+            row_units.eq((self.in_w + _ROW_PIXELS - 1) >> exact_log2(_ROW_PIXELS)),
+            self.cmd.valid.eq(rows_to_ask != 0),
+            self.cmd.payload.address.eq(self.next_address),
+            self.cmd.payload.beats.eq(row_units << beats_shift),
+            self.finished.eq(rows_to_read == 0),
+        ]
+        with m.If(self.cmd.valid & self.cmd.ready):
+            m.d.sync += [
+                rows_to_ask.eq(rows_to_ask - 1),
+                self.next_address.eq(self.next_address + row_units * _ROW_ALIGNMENT),
+            ]
+
+        word = Signal(self._bus_bits)
+        held = Signal(range(beat_pixels + 1))
+        left = Signal(16)  # pixels of the row
+        place = Signal(range(_ROW_PIXELS))  # within 16 bytes
+        padding = Signal()
+        take = Signal()
+        m.d.comb += [
+            padding.eq(left == 0),
+            self.o.valid.eq((held != 0) & ~padding),
+            self.o.payload.eq(word),
+            take.eq((held != 0) & (padding | self.o.ready)),
+            self.data.ready.eq((held == 0) | ((held == 1) & take)),
+        ]
+        with m.If(take):
+            m.d.sync += [
+                word.eq(word >> _MEMORY_PIXEL_BITS),
+                held.eq(held - 1),
+                place.eq(place + 1),
+            ]
+            with m.If((place == _ROW_PIXELS - 1) & (left <= 1)):
+                m.d.sync += [left.eq(self.in_w), rows_to_read.eq(rows_to_read - 1)]
+            with m.Elif(~padding):
+                m.d.sync += left.eq(left - 1)
+        with m.If(self.data.valid & self.data.ready):
+            m.d.sync += [word.eq(self.data.payload), held.eq(beat_pixels)]
+        with m.If(self.start):
+            m.d.sync += [
+                self.next_address.eq(self.address),
+                rows_to_ask.eq(self.in_h),
+                rows_to_read.eq(self.in_h),
+                left.eq(self.in_w),
+                place.eq(0),
+            ]
+        return m
+
+
+class Unfold(wiring.Component):
+    """Writes ``out[y, x, (ky*K + kx)*3 + c]`` for each pixel, lane words in ascending order.
+
+    The image is scanned once, with ``K // 2`` columns and rows of zeros behind its right and lower
+    edge; the zeros behind a row are also those before the next one. A window of shift registers
+    follows the scan. An image takes ``(in_h + K//2) * (in_w + K//2)`` cycles, ``out_words - 1``
+    more for each output pixel, and the memory's latency.
+
+    Parameters
+    ----------
+    lanes, bus_bits, act_addr_bits
+        Shape of activation words, bus and activation memory.
+    image_width
+        Largest ``in_w``.
+    stem_kernel
+        Largest ``kernel``.
+    addr_bits
+        Width of addresses in external memory.
+
+    Members
+    -------
+    start
+        Begin; the fields of the instruction and ``address`` (first image byte) must be valid from
+        this cycle until ``done``. ``out_h`` and ``out_w`` follow from the other fields and are not
+        looked at.
+    done
+        Pulse, not before the last write.
+    next_address
+        First byte behind the image, valid with ``done`` and until the next ``start``.
+    cmd, data
+        Read port of :class:`hiddenfold.hw.axi.ReadChannel`.
+    act_w_en, act_w_addr, act_w_data
+        Writes whole activation words; lanes beyond the last channel are 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: int,
+        bus_bits: int,
+        image_width: int,
+        stem_kernel: int,
+        act_addr_bits: int,
+        addr_bits: int = 32,
+    ):
+        if stem_kernel not in (1, 3, 5, 7):
+            raise ValueError(f"stem kernel must be 1, 3, 5 or 7, not {stem_kernel!r}")
+        if image_width < 1:
+            raise ValueError(f"image width must be at least 1, not {image_width!r}")
+        self._lanes = lanes
+        self._bus_bits = bus_bits
+        self._image_width = image_width
+        self._stem_kernel = stem_kernel
+        super().__init__(
+            {
+                "start": In(1),
+                "kernel": In(4),
+                "stride": In(4),
+                "in_h": In(16),
+                "in_w": In(16),
+                "out_h": In(16),
+                "out_w": In(16),
+                "out_words": In(16),
+                "dst": In(act_addr_bits),
+                "address": In(addr_bits),
+                "done": Out(1),
+                "next_address": Out(addr_bits),
+                "cmd": Out(stream.Signature(COMMAND)),
+                "data": In(stream.Signature(bus_bits)),
+                "act_w_en": Out(1),
+                "act_w_addr": Out(act_addr_bits),
+                "act_w_data": Out(lanes * 8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        size = self._stem_kernel
+        m.submodules.reader = reader = PixelReader(bus_bits=self._bus_bits)
+        wiring.connect(m, reader.cmd, wiring.flipped(self.cmd))
+        wiring.connect(m, wiring.flipped(self.data), reader.data)
+        m.d.comb += [
+            reader.start.eq(self.start),
+            reader.address.eq(self.address),
+            reader.in_h.eq(self.in_h),
+            reader.in_w.eq(self.in_w),
+            self.next_address.eq(reader.next_address),
+        ]
+
+        # Position of the scan.
+        pad = Signal(2)
+        scanning = Signal()
+        col = Signal(17)
+        row = Signal(17)
+        last_col = Signal(17)
+        last_row = Signal(17)
+        col_skip = Signal()  # the centre's column is left out by stride 2
+        row_skip = Signal()
+        col_real = Signal()
+        real = Signal()
+        above = Signal(max(1, size - 1))  # bit i: the row i+1 above is in the image
+        advance = Signal()
+        step = Signal()
+        m.d.comb += [
+            pad.eq(self.kernel >> 1),
+            col_real.eq(col < self.in_w),
+            real.eq(col_real & (row < self.in_h)),
+            reader.o.ready.eq(scanning & real & advance),
+            step.eq(scanning & advance & (reader.o.valid | ~real)),
+        ]
+        with m.If(step):
+            m.d.sync += [col.eq(col + 1), col_skip.eq((col >= pad) & ~col_skip)]
+            with m.If(col == last_col):
+                m.d.sync += [
+                    col.eq(0),
+                    col_skip.eq(0),
+                    row.eq(row + 1),
+                    row_skip.eq((row >= pad) & ~row_skip),
+                    above.eq(Cat(Const(1, 1), above)),
+                    scanning.eq(row != last_row),
+                ]
+        with m.If(self.start):
+            m.d.sync += [
+                scanning.eq(1),
+                col.eq(0),
+                row.eq(0),
+                col_skip.eq(0),
+                row_skip.eq(0),
+                above.eq(0),
+                last_col.eq(self.in_w + pad - 1),
+                last_row.eq(self.in_h + pad - 1),
+            ]
+
+        # Stage 1: the pixel, and those above it from the line buffers.
+        valid_1 = Signal()
+        emit_1 = Signal()
+        col_real_1 = Signal()
+        col_1 = Signal.like(col)
+        above_1 = Signal.like(above)
+        pixel_1 = Signal(_PIXEL_BITS)
+        with m.If(step):
+            m.d.sync += [
+                valid_1.eq(1),
+                emit_1.eq(
+                    (col >= pad) & (row >= pad) & ((self.stride == 1) | ~(col_skip | row_skip))
+                ),
+                col_real_1.eq(col_real),
+                col_1.eq(col),
+                above_1.eq(above),
+                pixel_1.eq(Mux(real, reader.o.payload, 0)),
+            ]
+        with m.Elif(advance):
+            m.d.sync += valid_1.eq(0)
+        shift = Signal()
+        m.d.comb += shift.eq(valid_1 & advance)
+        column = [pixel_1] + self._lines(m, col, step, pixel_1, col_1, shift & col_real_1)
+        for i in range(1, size):
+            column[i] = Mux(above_1[i - 1] & col_real_1, column[i], 0)
+
+        # Stage 2: window[i][j] is the pixel i rows above and j columns before the newest one.
+        window = [
+            [Signal(_PIXEL_BITS, name=f"window_{i}_{j}") for j in range(size)] for i in range(size)
+        ]
+        emit_2 = Signal()
+        with m.If(shift):
+            for newest, line in zip(column, window, strict=True):
+                for pixel, before in zip(line, [newest, *line], strict=False):
+                    m.d.sync += pixel.eq(before)
+        with m.If(advance):
+            m.d.sync += emit_2.eq(valid_1 & emit_1)
+        with m.If(self.start):
+            m.d.sync += [pixel.eq(0) for line in window for pixel in line]
+
+        # Output words.
+        word = Signal(16)
+        address = Signal.like(self.act_w_addr)
+        m.d.comb += advance.eq(~emit_2 | (word == self.out_words - 1))
+        m.d.sync += [
+            self.act_w_en.eq(emit_2),
+            self.act_w_addr.eq(address),
+            self.act_w_data.eq(self._select(m, window, word)),
+        ]
+        with m.If(emit_2):
+            m.d.sync += [address.eq(address + 1), word.eq(Mux(advance, 0, word + 1))]
+        with m.If(self.start):
+            m.d.sync += [address.eq(self.dst), word.eq(0)]
+
+        busy = Signal()
+        m.d.comb += self.done.eq(busy & reader.finished & ~(scanning | valid_1 | emit_2))
+        with m.If(self.start):
+            m.d.sync += busy.eq(1)
+        with m.Elif(self.done):
+            m.d.sync += busy.eq(0)
+        return m
+
+    def _lines(self, m, read_col, read_en, newest, write_col, write_en) -> list:
+        """Return the pixels 1, 2, .. rows above, a cycle after ``read_en``; store the column."""
+        count = self._stem_kernel - 1
+        if count == 0:
+            return []
+        m.submodules.lines = lines = memory.Memory(
+            shape=_PIXEL_BITS * count, depth=self._image_width, init=[]
+        )
+        read = lines.read_port()
+        write = lines.write_port()
+        m.d.comb += [
+            read.en.eq(read_en),
+            read.addr.eq(read_col),
+            write.en.eq(write_en),
+            write.addr.eq(write_col),
+            write.data.eq(Cat(newest, read.data)),  # each line moves up by one
+        ]
+        return [read.data.word_select(i, _PIXEL_BITS) for i in range(count)]
+
+    def _select(self, m, window, word) -> Signal:
+        """Return output word ``word`` of the window for the instruction's kernel."""
+        selected = Signal(8 * self._lanes)
+        with m.Switch(self.kernel):
+            for kernel in range(1, self._stem_kernel + 1, 2):
+                channels = Cat(
+                    window[kernel - 1 - ky][kernel - 1 - kx]
+                    for ky in range(kernel)
+                    for kx in range(kernel)
+                )
+                with m.Case(kernel), m.Switch(word):
+                    for i in range(-(-len(channels) // len(selected))):
+                        with m.Case(i):
+                            m.d.comb += selected.eq(channels.word_select(i, len(selected)))
+        return selected
