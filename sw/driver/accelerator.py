@@ -132,11 +132,11 @@ class Accelerator:
                 f"{REMEDIES[Error.TARGET]}",
                 code=Error.TARGET,
             )
+        self._require_room(program, 1)
         key = len(memory), zlib.crc32(memory)
         if self._loaded != key:
             self._loaded = None
             base = self._device.memory_base
-            self._require_room(program, 1)
             self._device.write_memory(base, memory)
             if zlib.crc32(self._device.read_memory(base, len(memory))) != key[1]:
                 raise AcceleratorError(

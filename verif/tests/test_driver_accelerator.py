@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver on a scripted device: what it writes, and how it fails."""
+
+import numpy as np
+import pytest
+
+from hiddenfold.hw import regmap
+from hiddenfold.hw.isa import Error, Opcode
+from hiddenfold.sw.driver.accelerator import (
+    Accelerator,
+    AcceleratorError,
+    AcceleratorTimeout,
+)
+from hiddenfold.sw.driver.device import Device, DeviceError, open_device, register
+from hiddenfold.sw.instructions import encode
+from hiddenfold.sw.program import Program
+
+BASE, SIZE = 0x8000, 1 << 16
+TARGET = 0x12345678
+_BY_OFFSET = {register.offset: name for name, register in regmap.REGISTERS.items()}
+
+
+class ScriptedDevice(Device):
+    """A memory and registers; each start ends as ``endings`` says.
+
+    An ending is ``"good"``, ``"hang"`` (BUSY until a reset), ``"abortable"`` (BUSY until ABORT) or
+    (error code, ERROR_PC).
+    """
+
+    def __init__(self, endings=(), *, damage=False):
+        self.memory_base, self.memory_size = BASE, SIZE
+        self.memory = np.zeros(SIZE, np.uint8)
+        self.values = dict.fromkeys(regmap.REGISTERS, 0)
+        self.values |= {
+            "ID": regmap.ID_VALUE,
+            "VERSION": regmap.VERSION_VALUE,
+            "TARGET": TARGET,
+            "SHAPE": 0x08021004,
+        }
+        self.endings = list(endings)
+        self.ending = None
+        self.damage = damage
+        self.starts, self.memory_writes, self.resets, self.waited = [], [], 0, 0
+        self.closed = False
+
+    def read32(self, offset):
+        if offset in _BY_OFFSET:
+            return self.values[_BY_OFFSET[offset]] & 0xFFFFFFFF
+        return self.values[_BY_OFFSET[offset - 4]] >> 32
+
+    def write32(self, offset, value):
+        name = _BY_OFFSET[offset]
+        self.values[name] = value
+        if name == "CONTROL" and value & regmap.CONTROL_START:
+            self._start()
+        if name == "CONTROL" and value & regmap.CONTROL_ABORT and self.ending == "abortable":
+            self.values |= {"STATUS": regmap.STATUS_ERROR, "ERROR": Error.ABORTED}
+
+    def _start(self):
+        self.starts.append(dict(self.values))
+        self.ending = self.endings.pop(0) if self.endings else "good"
+        images = self.values["IMAGES"]
+        if self.ending == "good":
+            # Logit k of an image is k plus the red of its first pixel.
+            for n in range(images):
+                red = self.memory[self.values["IMAGE"] - BASE + 32 * n]
+                logits = (np.arange(4) + red).astype("<i4")
+                at = self.values["OUTPUT"] - BASE + 16 * n
+                self.memory[at : at + 16] = logits.view(np.uint8)
+            self.values |= {"STATUS": regmap.STATUS_DONE, "IMAGES_DONE": images, "ERROR": 0}
+            self.values |= {"CYCLES": (1 << 33) + 10 * images, "READ_BYTES": 7 * images}
+        elif isinstance(self.ending, tuple):
+            code, pc = self.ending
+            self.values |= {"STATUS": regmap.STATUS_ERROR, "ERROR": code, "ERROR_PC": pc}
+        else:
+            self.values["STATUS"] = regmap.STATUS_BUSY
+
+    def read_memory(self, address, size):
+        self.check_range(address, size)
+        data = self.memory[address - BASE : address - BASE + size].copy()
+        if self.damage and address == BASE:
+            data[5] ^= 1
+        return data
+
+    def write_memory(self, address, data):
+        data = np.frombuffer(data, np.uint8)
+        self.check_range(address, len(data))
+        self.memory_writes.append((address, len(data)))
+        self.memory[address - BASE : address - BASE + len(data)] = data
+
+    def wait(self, cycles):
+        self.waited += cycles
+        return cycles
+
+    def reset(self):
+        self.resets += 1
+        self.values["STATUS"] = 0
+
+    def close(self):
+        self.closed = True
+
+
+def make_program(**changes) -> Program:
+    image = encode(Opcode.BEGIN, seed=TARGET) + encode(Opcode.IMAGE, dst=3, kernel=1)
+    image += encode(Opcode.CONV, kernel=1, logits=1) + encode(Opcode.END)
+    fields = {
+        "model": "net",
+        "target": "here",
+        "target_id": TARGET,
+        "target_parameters": {"lanes": 16},
+        "classes": ["a", "b", "c"],
+        "image": (2, 3),
+        "batch": 1,
+        "logits": 4,
+        "output_bytes": 16,
+        "macs": 1,
+        "ideal_cycles": 1.0,
+        "predicted_cycles": 100,
+        "predicted_bytes_read": 1,
+        "predicted_bytes_written": 1,
+        "instructions": 4,
+        "mask_bytes": 0,
+        "affine_bytes": 0,
+        "layers": [{"name": "unfold"}, {"name": "classifier"}],
+        "trace": None,
+        "memory": image,
+    }
+    return Program(**fields | changes)
+
+
+def make_images(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (number, 2, 3, 3), np.uint8)
+
+
+def opened(*endings, **options) -> tuple[Accelerator, ScriptedDevice]:
+    device = ScriptedDevice(endings, **options)
+    accelerator = Accelerator(device)
+    if not options:
+        accelerator.load(make_program())
+    return accelerator, device
+
+
+def test_run_writes_registers_and_returns_logits():
+    accelerator, device = opened()
+    images, seen = make_images(5), []
+    result = accelerator.run(images, progress=lambda *arguments: seen.append(arguments))
+    expected = images[:, 0, 0, 0].astype(np.int32)[:, None] + np.arange(3)
+    assert result.logits.dtype == np.int32
+    assert np.array_equal(result.logits, expected)
+    assert result.images == 5
+    assert result.cycles == (1 << 33) + 50
+    assert result.per_image()["bytes_read"] == 7
+    assert result.traces is None
+    assert seen[-1] == (5, 5, result.cycles)
+    (start,) = device.starts
+    assert start["PROGRAM"] == BASE and start["PROGRAM_SIZE"] == 256
+    assert start["IMAGE"] == BASE + 256 and start["IMAGE_SIZE"] == 5 * 32
+    assert start["OUTPUT"] == BASE + 256 + 192 and start["OUTPUT_SIZE"] == 80
+    assert start["IMAGES"] == 5 and start["WATCHDOG"] == 16 * 500 + 1_000_000
+    assert start["CONTROL"] == regmap.CONTROL_START | regmap.CONTROL_IRQ_ENABLE
+
+
+def test_top5_sorts_ties_by_label():
+    accelerator, _ = opened()
+    result = accelerator.run(make_images(2))
+    assert result.top5().tolist() == [[2, 1, 0]] * 2
+
+
+def test_images_that_do_not_fit_together_run_in_parts():
+    accelerator, device = opened()
+    images = make_images(3000)
+    result = accelerator.run(images)
+    assert len(device.starts) > 1
+    assert sum(start["IMAGES"] for start in device.starts) == 3000
+    assert np.array_equal(result.logits[:, 0], images[:, 0, 0, 0])
+    assert result.cycles == len(device.starts) * (1 << 33) + 30_000
+
+
+def test_program_is_loaded_once():
+    accelerator, device = opened()
+    count = len(device.memory_writes)
+    accelerator.load(make_program())
+    assert len(device.memory_writes) == count
+    accelerator.load(make_program(memory=make_program().memory + bytes(64)))
+    assert len(device.memory_writes) == count + 1
+
+
+def test_program_for_another_target_is_refused():
+    accelerator, device = opened()
+    with pytest.raises(AcceleratorError, match=r"^program 'net' was compiled for target 'x' ") as e:
+        accelerator.load(make_program(target="x", target_id=7))
+    assert e.value.code == Error.TARGET
+    assert "compile the model for this accelerator's target" in str(e.value)
+
+
+def test_memory_that_forgets_is_noticed():
+    accelerator, _ = opened(damage=True)
+    with pytest.raises(AcceleratorError, match="does not read back as written"):
+        accelerator.load(make_program())
+    assert accelerator.program is None
+
+
+def test_too_little_memory_is_noticed():
+    accelerator, _ = opened()
+    big = make_program(output_bytes=SIZE, model="big")
+    with pytest.raises(AcceleratorError, match=r"^program 'big' needs \d+ bytes of memory"):
+        accelerator.load(big)
+
+
+def test_error_names_code_layer_and_instruction():
+    accelerator, device = opened((Error.MASK_SIGNATURE, 128))
+    with pytest.raises(AcceleratorError) as caught:
+        accelerator.run(make_images(1))
+    error = caught.value
+    assert error.code == Error.MASK_SIGNATURE
+    assert error.pc == 128
+    assert error.instruction.startswith("CONV dst=0")
+    assert error.registers["ERROR"] == Error.MASK_SIGNATURE
+    assert "MASK_SIGNATURE (3) at program offset 0x80, layer 'classifier'" in str(error)
+    assert "load the program again" in str(error)
+    assert np.array_equal(accelerator.run(make_images(1)).logits.shape, (1, 3))
+
+
+@pytest.mark.parametrize("pc", [3, 256, 1 << 31])
+def test_error_outside_the_program_is_reported_too(pc):
+    accelerator, _ = opened((99, pc))
+    with pytest.raises(AcceleratorError, match=r"error code 99 \(99\) at program offset") as caught:
+        accelerator.run(make_images(1))
+    assert caught.value.instruction is None
+
+
+@pytest.mark.parametrize("code", [code for code in Error if code])
+def test_every_error_code_has_a_remedy(code):
+    accelerator, _ = opened((code, 0))
+    with pytest.raises(AcceleratorError, match=rf"{code.name} \({code}\) .*: \w.{{20}}"):
+        accelerator.run(make_images(1))
+
+
+def test_hang_ends_after_the_watchdog():
+    accelerator, device = opened("hang")
+    with pytest.raises(AcceleratorTimeout, match="nor did its watchdog stop it") as caught:
+        accelerator.run(make_images(1), watchdog=5000)
+    assert "has been reset" in str(caught.value)
+    assert device.resets == 1
+    assert 5000 < device.waited < 100_000
+    assert accelerator.run(make_images(1)).images == 1
+
+
+def test_timeout_aborts_what_can_be_aborted():
+    accelerator, device = opened("abortable")
+    with pytest.raises(AcceleratorTimeout, match=r"^the accelerator did not finish within 1e-09 s"):
+        accelerator.run(make_images(1), timeout=1e-9)
+    assert device.resets == 0
+    assert accelerator.run(make_images(1)).images == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "text"),
+    [
+        (np.zeros((1, 2, 4, 3), np.uint8), ValueError, r"shape \[N, 2, 3, 3\] .* \[1, 2, 4, 3\]$"),
+        (np.zeros((0, 2, 3, 3), np.uint8), ValueError, r"with N >= 1 .* \[0, 2, 3, 3\]$"),
+        (np.zeros((2, 3, 3), np.uint8), ValueError, r"not \[2, 3, 3\]$"),
+        (np.zeros((1, 2, 3, 3), np.float32), TypeError, r"uint8, not float32$"),
+    ],
+)
+def test_wrong_images_are_refused(images, error, text):
+    accelerator, device = opened()
+    with pytest.raises(error, match=text):
+        accelerator.run(images)
+    assert not device.starts
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"timeout": 0}, r"^timeout must be a positive number of seconds, not 0$"),
+        ({"watchdog": 0}, r"^watchdog must be in 1\.\.2\^32-1 cycles, not 0$"),
+        ({"watchdog": 1 << 32}, r"^watchdog must be in 1"),
+    ],
+)
+def test_wrong_limits_are_refused(options, text):
+    accelerator, _ = opened()
+    with pytest.raises(ValueError, match=text):
+        accelerator.run(make_images(1), **options)
+
+
+def test_run_without_program():
+    with pytest.raises(AcceleratorError, match="no program is loaded"):
+        Accelerator(ScriptedDevice()).run(make_images(1))
+
+
+def test_load_of_something_else():
+    with pytest.raises(TypeError, match="^program must be a Program or the path of one, not 3$"):
+        Accelerator(ScriptedDevice()).load(3)
+
+
+def test_unfinished_images_are_noticed():
+    accelerator, device = opened()
+    device.values["IMAGES_DONE"] = 0
+    device._start = lambda: device.values.update(STATUS=regmap.STATUS_DONE)
+    with pytest.raises(AcceleratorError, match="finished 0 of 1 images without an error"):
+        accelerator.run(make_images(1))
+
+
+@pytest.mark.parametrize(
+    ("register_name", "value", "text"),
+    [
+        ("ID", 0xDEADBEEF, "no Hiddenfold accelerator: ID must be 0x314e4648, not 0xdeadbeef"),
+        ("VERSION", 2 << 16, "major version must be 1, not 2"),
+    ],
+)
+def test_other_hardware_is_refused(register_name, value, text):
+    device = ScriptedDevice()
+    device.values[register_name] = value
+    with pytest.raises(AcceleratorError, match=text):
+        Accelerator(device)
+
+
+def test_urls_and_closing():
+    device = ScriptedDevice()
+    register("scripted", lambda rest, **options: device)
+    with Accelerator.open("scripted:x", option=1) as accelerator:
+        assert accelerator.device is device
+    assert device.closed
+    device.closed, device.values["ID"] = False, 0
+    with pytest.raises(AcceleratorError):
+        Accelerator.open("scripted")
+    assert device.closed
+    with pytest.raises(ValueError, match=r"^device URL must start with one of rtl, .*'nothing:x'$"):
+        open_device("nothing:x")
+    with pytest.raises(TypeError, match="^device URL must be a string, not None$"):
+        open_device(None)
+
+
+def test_memory_range_is_checked():
+    device = ScriptedDevice()
+    for address, size in ((BASE - 1, 4), (BASE, SIZE + 1), (BASE + SIZE, 1), (BASE, -1)):
+        with pytest.raises(DeviceError, match=r"^memory access must lie in 0x8000\.\.0x18000, not"):
+            device.read_memory(address, size)
+    assert len(device.read_memory(BASE + SIZE, 0)) == 0
