@@ -57,12 +57,12 @@ def first_mismatch(expected: Sequence[Layer], actual: Sequence[Layer]) -> Mismat
     Layers must have the same names, iterations and shapes in the same order. Integer types may
     differ. Items may be any tuples (name, iteration, values).
     """
-    for (name, iteration, values), other in zip(expected, actual, strict=False):
-        other_name, other_iteration, found = other
+    for (name, iteration, golden), other in zip(expected, actual, strict=False):
+        other_name, other_iteration, subject = other
         if (name, iteration) != (other_name, other_iteration):
             form = f"layer '{other_name}', iteration {other_iteration}"
             return _form(name, iteration, "this layer", form)
-        values, found = np.asarray(values), np.asarray(found)
+        values, found = np.asarray(golden), np.asarray(subject)
         for array in (values, found):
             if not np.issubdtype(array.dtype, np.integer):
                 raise TypeError(f"Values of layer '{name}' must be integers, not {array.dtype}")
