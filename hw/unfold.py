@@ -163,7 +163,7 @@ class Unfold(wiring.Component):
         if image_width < 1:
             raise ValueError(f"image width must be at least 1, not {image_width!r}")
         self._lanes = lanes
-        self._bus_bits = bus_bits
+        self._reader = PixelReader(bus_bits=bus_bits)
         self._image_width = image_width
         self._stem_kernel = stem_kernel
         super().__init__(
@@ -191,7 +191,7 @@ class Unfold(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         size = self._stem_kernel
-        m.submodules.reader = reader = PixelReader(bus_bits=self._bus_bits)
+        m.submodules.reader = reader = self._reader
         wiring.connect(m, reader.cmd, wiring.flipped(self.cmd))
         wiring.connect(m, wiring.flipped(self.data), reader.data)
         m.d.comb += [

@@ -7,9 +7,13 @@ import pytest
 from hiddenfold.hw.axi import ReadChannel, WriteChannel
 from hiddenfold.hw.fifo import StreamFifo
 from hiddenfold.hw.registers import Registers
+from hiddenfold.hw.store import Store
+from hiddenfold.hw.unfold import Unfold
 
 _READ = {"ports": 1, "data_bits": 64, "depths": (32,)}
 _REGISTERS = {"target_id": 0, "rows": 8, "lanes": 8, "planes": 1, "bus_bits": 64}
+
+_UNFOLD = {"lanes": 8, "bus_bits": 64, "image_width": 4, "stem_kernel": 3, "act_addr_bits": 8}
 
 CASES = [
     (StreamFifo, {"shape": 8, "depth": 0}, "FIFO depth must be a power of two from 2, not 0"),
@@ -34,6 +38,14 @@ CASES = [
         Registers,
         _REGISTERS | {"target_id": 1 << 32},
         r"target identifier must be in 0\.\.2\^32-1, not 4294967296",
+    ),
+    (Unfold, _UNFOLD | {"stem_kernel": 4}, "stem kernel must be 1, 3, 5 or 7, not 4"),
+    (Unfold, _UNFOLD | {"image_width": 0}, "image width must be at least 1, not 0"),
+    (Unfold, _UNFOLD | {"bus_bits": 32}, "bus bits must be 64 or 128, not 32"),
+    (
+        Store,
+        {"lanes": 8, "bus_bits": 128, "act_addr_bits": 8},
+        "a word of 8 lanes must be a whole number of beats of 128 bits",
     ),
     (Registers, _REGISTERS | {"rows": 256}, r"rows must be in 1\.\.255, not 256"),
 ]

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction POOL: max pooling (docs/spec.md 4.4)."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hiddenfold.hw.actmem import READ_LATENCY
+
+
+class Pool(wiring.Component):
+    """Writes the maximum over each window, lane word by lane word.
+
+    Order: output pixel, lane word, tap. One cycle per tap, also for taps outside the tensor, so an
+    instruction takes ``out_h * out_w * in_words * kernel**2`` cycles, and about 25 to begin and
+    end. The product ``in_w * in_words`` (words between rows) is made by shifting and adding.
+
+    Parameters
+    ----------
+    lanes, act_addr_bits
+        Shape of activation words and memory.
+
+    Members
+    -------
+    start
+        Begin; the fields of the instruction must be valid from this cycle until ``done``.
+    done
+        Pulse, not before the last write.
+    act_r_en, act_r_addr, act_r_data
+        Reads; data come ``READ_LATENCY`` cycles after the address.
+    act_w_en, act_w_addr, act_w_data
+        Writes.
+    """
+
+    def __init__(self, *, lanes: int, act_addr_bits: int):
+        self._lanes = lanes
+        self._addr_bits = act_addr_bits
+        super().__init__(
+            {
+                "start": In(1),
+                "kernel": In(4),
+                "stride": In(4),
+                "in_h": In(16),
+                "in_w": In(16),
+                "out_h": In(16),
+                "out_w": In(16),
+                "in_words": In(16),
+                "src": In(act_addr_bits),
+                "dst": In(act_addr_bits),
+                "done": Out(1),
+                "act_r_en": Out(1),
+                "act_r_addr": Out(act_addr_bits),
+                "act_r_data": In(lanes * 8),
+                "act_w_en": Out(1),
+                "act_w_addr": Out(act_addr_bits),
+                "act_w_data": Out(lanes * 8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        pad = Signal(2)
+        m.d.comb += pad.eq(self.kernel >> 1)
+
+        # Addresses are modulo the memory's size: those of taps outside are never used.
+        pitch = Signal(self._addr_bits)  # words between rows
+        window_y = Signal(self._addr_bits)  # first tap: of the first window in the row,
+        window_x = Signal(self._addr_bits)  # of the window's first lane word,
+        window = Signal(self._addr_bits)  # of the window's current lane word
+        tap_y = Signal(self._addr_bits)  # first tap of the current row of taps
+        tap = Signal(self._addr_bits)
+        # Rows and columns of the first tap of the window and of the tap; -3 .. 2^16.
+        top = Signal(18)
+        left = Signal(18)
+        tap_row = Signal(18)
+        tap_col = Signal(18)
+        x, y = Signal(16), Signal(16)
+        word = Signal(16)
+        ky, kx = Signal(4), Signal(4)
+
+        reading = Signal()
+        inside = Signal()
+        last_kx, last_ky = Signal(), Signal()
+        last_word, last_x, last_y = Signal(), Signal(), Signal()
+        m.d.comb += [
+            inside.eq((tap_row < self.in_h) & (tap_col < self.in_w)),  # negative is large
+            self.act_r_en.eq(reading & inside),
+            self.act_r_addr.eq(tap),
+            last_kx.eq(kx == self.kernel - 1),
+            last_ky.eq(ky == self.kernel - 1),
+            last_word.eq(word == self.in_words - 1),
+            last_x.eq(x == self.out_w - 1),
+            last_y.eq(y == self.out_h - 1),
+        ]
+
+        factor = Signal(16)
+        addend = Signal(self._addr_bits)
+        pad_left = Signal(2)
+        pipeline = Signal(READ_LATENCY)
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [
+                    pitch.eq(0),
+                    factor.eq(self.in_w),
+                    addend.eq(self.in_words),
+                    pad_left.eq(pad),
+                    window_y.eq(self.src),
+                    top.eq(-pad),
+                    y.eq(0),
+                ]
+                with m.If(self.start):
+                    m.next = "MULTIPLY"
+            with m.State("MULTIPLY"):
+                m.d.sync += [factor.eq(factor >> 1), addend.eq(addend << 1)]
+                with m.If(factor[0]):
+                    m.d.sync += pitch.eq(pitch + addend)
+                with m.If(factor == 0):
+                    m.next = "CORNER"
+            with m.State("CORNER"):  # go pad rows up and pad columns left
+                m.d.sync += [
+                    pad_left.eq(pad_left - 1),
+                    window_y.eq(window_y - pitch - self.in_words),
+                ]
+                with m.If(pad_left == 0):
+                    m.d.sync += window_y.eq(window_y)
+                    m.next = "ROW"
+            with m.State("ROW"):
+                m.d.sync += [
+                    x.eq(0),
+                    left.eq(-pad),
+                    window_x.eq(window_y),
+                    window.eq(window_y),
+                    word.eq(0),
+                    tap_y.eq(window_y),
+                    tap.eq(window_y),
+                    tap_row.eq(top),
+                    tap_col.eq(-pad),
+                    ky.eq(0),
+                    kx.eq(0),
+                ]
+                m.next = "TAPS"
+            with m.State("TAPS"):
+                m.d.comb += reading.eq(1)
+                m.d.sync += [
+                    kx.eq(kx + 1),
+                    tap.eq(tap + self.in_words),
+                    tap_col.eq(tap_col + 1),
+                ]
+                with m.If(last_kx):
+                    m.d.sync += [
+                        kx.eq(0),
+                        ky.eq(ky + 1),
+                        tap_y.eq(tap_y + pitch),
+                        tap.eq(tap_y + pitch),
+                        tap_col.eq(left),
+                        tap_row.eq(tap_row + 1),
+                    ]
+                with m.If(last_kx & last_ky):
+                    following = Signal.like(window)
+                    m.d.sync += [
+                        word.eq(word + 1),
+                        window.eq(following),
+                        ky.eq(0),
+                        tap_y.eq(following),
+                        tap.eq(following),
+                        tap_row.eq(top),
+                    ]
+                    m.d.comb += following.eq(window + 1)
+                    with m.If(last_word):
+                        next_left = Signal.like(left)
+                        m.d.comb += [
+                            next_left.eq(left + self.stride),
+                            # Stride 1 or 2.
+                            following.eq(window_x + (self.in_words << self.stride[1])),
+                        ]
+                        m.d.sync += [
+                            x.eq(x + 1),
+                            word.eq(0),
+                            window_x.eq(following),
+                            left.eq(next_left),
+                            tap_col.eq(next_left),
+                        ]
+                        with m.If(last_x):
+                            m.d.sync += [
+                                y.eq(y + 1),
+                                top.eq(top + self.stride),
+                                window_y.eq(window_y + (pitch << self.stride[1])),
+                            ]
+                            m.next = "ROW"
+                            with m.If(last_y):
+                                m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(pipeline == 0):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+
+        # The flags travel with the read.
+        first, last, valid = reading & (kx == 0) & (ky == 0), last_kx & last_ky & reading, inside
+        for stage in range(READ_LATENCY):
+            flags = [Signal(name=f"{name}_{stage}") for name in ("first", "last", "valid")]
+            m.d.sync += [
+                flag.eq(before) for flag, before in zip(flags, (first, last, valid), strict=True)
+            ]
+            first, last, valid = flags
+            m.d.comb += pipeline[stage].eq(last)
+        for lane in range(self._lanes):
+            best = Signal(8, name=f"best{lane}")
+            value = Signal(8, name=f"value{lane}")
+            winner = Signal(8, name=f"winner{lane}")
+            m.d.comb += [
+                value.eq(Mux(valid, self.act_r_data.word_select(lane, 8), 0)),
+                winner.eq(Mux(first | (value > best), value, best)),
+                self.act_w_data.word_select(lane, 8).eq(best),
+            ]
+            m.d.sync += best.eq(winner)
+        address = Signal(self._addr_bits)
+        m.d.sync += [self.act_w_en.eq(last), self.act_w_addr.eq(address)]
+        with m.If(last):
+            m.d.sync += address.eq(address + 1)
+        with m.If(self.start):
+            m.d.sync += address.eq(self.dst)
+        return m
