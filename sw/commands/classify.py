@@ -141,40 +141,32 @@ def _compare(
     tick: Tick,
 ) -> None:
     """Fill in what the comparison with the golden model finds."""
+    from hiddenfold.sw.verify import Comparison, compare_run
     from hiddenfold.verif.golden.compare import Layer, first_mismatch
     from hiddenfold.verif.golden.model import Golden
 
     golden = Golden(model)
-    accelerator.load(traced)
     for first in range(0, len(images), TRACE_BATCH):
         part = images[first : first + TRACE_BATCH]
-        expected = golden.trace(part)
-        last = expected[-1]
+        trace = golden.trace(part)
         for offset in range(len(part)):
-            run = accelerator.run(part[offset : offset + 1])
-            assert run.traces is not None
-            found = [
-                Layer(entry.name, entry.iteration, entry.data[np.newaxis])
-                for entry in run.traces[0]
-            ]
-            found.append(Layer(last.name, last.iteration, run.logits))
-            wanted = [
-                Layer(layer.name, layer.iteration, layer.values[offset : offset + 1])
-                for layer in expected
-            ]
-            # The layers first: where they differ is nearer to the cause than the logits are.
-            mismatch = first_mismatch(wanted, found)
-            if mismatch is None:
-                plain = Layer(last.name, last.iteration, result.logits[first + offset][np.newaxis])
-                mismatch = first_mismatch(wanted[-1:], [plain])
-            result.measures[first + offset]["bit_exact"] = mismatch is None
-            result.layer_values += sum(layer.values.size for layer in wanted[:-1])
-            result.logit_values += wanted[-1].values.size
+            number = first + offset
+            one = slice(offset, offset + 1)
+            wanted = [Layer(layer.name, layer.iteration, layer.values[one]) for layer in trace]
+            found = Comparison()
+            compare_run(accelerator, traced, part[one], wanted, found)
+            # The run without a trace is another program: its logits must be right as well.
+            plain = wanted[-1]._replace(values=result.logits[number][np.newaxis])
+            difference = found.first or first_mismatch(wanted[-1:], [plain])
+            result.measures[number]["bit_exact"] = difference is None
+            result.logit_values += plain.values.size
+            result.layer_values += found.values - plain.values.size
             result.executions = len(wanted)
-            if mismatch is not None:
+            if difference is not None:
                 result.mismatches += 1
-                if result.first_mismatch is None:
-                    result.first_mismatch = f"picture {first + offset + 1}, {mismatch}"
+                result.first_mismatch = (
+                    result.first_mismatch or f"picture {number + 1}: {difference}"
+                )
             tick(1)
 
 

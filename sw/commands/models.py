@@ -3,6 +3,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hiddenfold.sw.ranking import ranking
 __all__ = ["register", "summarize"]
 
 BACKENDS = ("float", "golden", "rtl")
+#: Images that the float network takes at a time.
+FLOAT_BATCH = 250
 
 
 def register(commands: Any) -> None:
@@ -138,11 +141,9 @@ def evaluate(args: argparse.Namespace) -> Outcome:
 
         data = evaluate_golden(model, images, labels)
     elif args.backend == "float":
-        from hiddenfold.sw.search.evaluate import evaluate as evaluate_float
-
-        data = evaluate_float(args.model, images, labels)
+        data = _score("float", _float_classifier(args.model, model), images, labels)
     else:
-        data = _evaluate_on_device(args, model, images, labels)
+        data = _score("rtl", _device_classifier(args.target, model), images, labels)
     text = (
         f"{args.backend}: {count} images, top-1 {data['top1']:.2f} %, top-5 {data['top5']:.2f} %, "
         f"{data['images_per_second']:.1f} images/s"
@@ -150,25 +151,56 @@ def evaluate(args: argparse.Namespace) -> Outcome:
     return Outcome(data, text)
 
 
-def _evaluate_on_device(
-    args: argparse.Namespace, model: Any, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Accuracy of the simulated accelerator."""
-    from hiddenfold.gen.target import Target
+Tick = Callable[[int], object]
+#: Ranks the labels of images uint8[N, height, width, 3], and reports progress.
+Classifier = Callable[[NDArray[np.uint8], Tick], NDArray[np.int64]]
 
-    target = Target.load(args.target)
+
+def _score(
+    backend: str, classify: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Accuracy and speed of a backend, the fields of ``evaluate --json``."""
     with progress_bar(len(images), "images") as tick:
         start = time.perf_counter()
-        result = classify_on_device(
-            model, target, device_url(args.backend, args.target), images, tick=tick
-        )
+        best = classify(images, tick)
         seconds = time.perf_counter() - start
-    hits = ranking(result.logits) == labels[:, np.newaxis]
+    hits = best == labels[:, np.newaxis]
     return {
-        "backend": args.backend,
+        "backend": backend,
         "images": len(images),
         "top1": 100 * float(hits[:, 0].mean()),
         "top5": 100 * float(hits.any(axis=1).mean()),
         "seconds": seconds,
         "images_per_second": len(images) / seconds,
     }
+
+
+def _float_classifier(path: Path, model: Any) -> Classifier:
+    """The network in floating point, with the constants that the export left beside the file."""
+    import torch
+
+    from hiddenfold.sw.search.float_network import FloatNetwork, load_constants
+
+    network = FloatNetwork(model, load_constants(path, model))
+
+    def classify(images: NDArray[np.uint8], tick: Tick) -> NDArray[np.int64]:
+        best = []
+        for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(FLOAT_BATCH):
+            best.append(network.logits(part).argsort(1, descending=True, stable=True)[:, :5])
+            tick(len(part))
+        return torch.cat(best).numpy()
+
+    return classify
+
+
+def _device_classifier(name: str, model: Any) -> Classifier:
+    """The generated accelerator of a target, in simulation."""
+    from hiddenfold.gen.target import Target
+
+    target = Target.load(name)
+
+    def classify(images: NDArray[np.uint8], tick: Tick) -> NDArray[np.int64]:
+        result = classify_on_device(model, target, device_url("rtl", name), images, tick=tick)
+        return ranking(result.logits)
+
+    return classify

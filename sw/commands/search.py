@@ -2,6 +2,7 @@
 """``train`` and ``export``: from images to a model file."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,14 @@ def train(args: argparse.Namespace) -> Outcome:
 
 def export(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold export``."""
+    from hiddenfold.sw.search.data import load_cifar100
     from hiddenfold.sw.search.export import export_run
+    from hiddenfold.verif.golden.evaluate import evaluate
 
-    model = export_run(args.run_dir, args.data, act_bits=args.act_bits)
+    model = export_run(args.run_dir, args.data, act_bits=args.act_bits, output=args.output)
+    test = load_cifar100(args.data, "test")
+    golden = evaluate(model, test.images.permute(0, 2, 3, 1).numpy(), test.labels.numpy())
+    model = replace(model, accuracy=model.accuracy | {"golden": golden["top1"]})
     model.save(args.output)
     outcome = summarize(model)
     return Outcome(outcome.data, f"wrote {args.output}\n\n{outcome.text}")
