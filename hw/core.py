@@ -6,6 +6,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import ActivationMemory
 from hiddenfold.hw.axi import ReadChannel, WriteChannel, axi4_lite_ports, axi4_ports
 from hiddenfold.hw.conv import ConvEngine
@@ -158,7 +159,7 @@ class Engine(wiring.Component):
             m.d.comb += unit.start.eq(sequencer.unit_start[bit])
         for unit in (unfold, pool, store):
             for name in unit.signature.members:
-                if name in instruction.shape().members:
+                if name in isa.FIELDS:
                     m.d.comb += getattr(unit, name).eq(getattr(instruction, name))
 
         # Activation memory: one unit works at a time; only CONV reads its second port.

@@ -40,8 +40,6 @@ class PixelReader(wiring.Component):
     """
 
     def __init__(self, *, bus_bits: int):
-        if bus_bits not in (64, 128):
-            raise ValueError(f"bus bits must be 64 or 128, not {bus_bits!r}")
         self._bus_bits = bus_bits
         super().__init__(
             {
@@ -158,12 +156,14 @@ class Unfold(wiring.Component):
         act_addr_bits: int,
         addr_bits: int = 32,
     ):
+        if bus_bits not in (64, 128):
+            raise ValueError(f"bus bits must be 64 or 128, not {bus_bits!r}")
         if stem_kernel not in (1, 3, 5, 7):
             raise ValueError(f"stem kernel must be 1, 3, 5 or 7, not {stem_kernel!r}")
         if image_width < 1:
             raise ValueError(f"image width must be at least 1, not {image_width!r}")
         self._lanes = lanes
-        self._reader = PixelReader(bus_bits=bus_bits)
+        self._bus_bits = bus_bits
         self._image_width = image_width
         self._stem_kernel = stem_kernel
         super().__init__(
@@ -191,7 +191,7 @@ class Unfold(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         size = self._stem_kernel
-        m.submodules.reader = reader = self._reader
+        m.submodules.reader = reader = PixelReader(bus_bits=self._bus_bits)
         wiring.connect(m, reader.cmd, wiring.flipped(self.cmd))
         wiring.connect(m, wiring.flipped(self.data), reader.data)
         m.d.comb += [
