@@ -89,108 +89,118 @@ def at(tensor, y, x, c):
     return tensor[y][x][c] if inside else 0
 
 
-def requantize(acc, multiplier, shift, residual, residual_multiplier, bias, bits):
-    """docs/spec.md 4.3 for one element."""
-    v = ((acc * multiplier) >> shift) + residual * residual_multiplier + bias
+def clamp(v, bits):
+    """The last line of docs/spec.md 4.3."""
     return max(0, min(v >> 8, (1 << bits) - 1))
+
+
+class Network:
+    """Runs a model on one image [y][x][c]; `trace` gets (name, iteration, [y][x][c])."""
+
+    def __init__(self, model, image):
+        self.model = model
+        self.tensors = {"image": image}
+        self.trace = []
+        self.affine = iter(model.affine)
+        self.cache = {}
+
+    def run(self):
+        for op in self.model.ops:
+            if hasattr(op, "body"):
+                for iteration in range(op.count):
+                    for conv in op.body:
+                        self.execute(conv, iteration)
+            else:
+                self.execute(op, 0)
+
+    def execute(self, op, iteration):
+        kind = type(op).__name__
+        source = self.tensors[op.input]
+        out = getattr(self, kind.lower())(op, source)
+        self.trace.append((op.name, iteration, out))
+        if kind != "Classifier":
+            self.tensors[op.output] = out
+
+    def weights(self, stream, in_channels, kernel):
+        if stream not in self.cache:
+            mask = self.model.masks[stream].tolist()
+            words = len(mask[0]) * len(mask[0][0])
+            signs = sign_words(self.model.seed, stream, len(mask), words)
+            self.cache[stream] = weights(mask, signs, in_channels, kernel)
+        return self.cache[stream]
+
+    def unfold(self, op, source):
+        def pixel(y, x, window):
+            return [at(source, *place, c) for place in window for c in range(3)]
+
+        return each_pixel(op, source, pixel)
+
+    def maxpool(self, op, source):
+        def pixel(y, x, window):
+            channels = range(len(source[0][0]))
+            return [max(at(source, *place, c) for place in window) for c in channels]
+
+        return each_pixel(op, source, pixel)
+
+    def conv(self, op, source):
+        constants = next(self.affine)
+        channels = len(source[0][0])
+        layer = self.weights(op.stream, channels, op.kernel)
+        residual = self.tensors[op.residual] if op.residual else None
+
+        def pixel(y, x, window):
+            result = []
+            for oc in range(op.out_channels):
+                acc = 0
+                for tap, place in enumerate(window):
+                    for ic in range(channels):
+                        weight = layer[oc][ic][tap // op.kernel][tap % op.kernel]
+                        if weight:
+                            acc += weight * at(source, *place, ic)
+                multiplier, bias = int(constants.multiplier[oc]), int(constants.bias[oc])
+                added = (residual[y][x][oc] if residual else 0) * constants.residual
+                v = ((acc * multiplier) >> constants.shift) + added + bias
+                result.append(clamp(v, op.bits))
+            return result
+
+        return each_pixel(op, source, pixel)
+
+    def classifier(self, op, source):
+        channels = len(source[0][0])
+        logits = []
+        for oc in self.weights(op.stream, channels, 1):
+            logit = 0
+            for row in source:
+                for pixel in row:
+                    for ic in range(channels):
+                        logit += oc[ic][0][0] * pixel[ic]
+            logits.append(logit)
+        return logits
+
+
+def each_pixel(op, source, pixel):
+    """[y][x] of `pixel(y, x, window)`, the window being the input places of all taps in rows."""
+    height, width = len(source), len(source[0])
+    pad, stride = (op.kernel - 1) // 2, op.stride
+    return [
+        [
+            pixel(
+                y,
+                x,
+                [
+                    (y * stride + ky - pad, x * stride + kx - pad)
+                    for ky in range(op.kernel)
+                    for kx in range(op.kernel)
+                ],
+            )
+            for x in range((width - 1) // stride + 1)
+        ]
+        for y in range((height - 1) // stride + 1)
+    ]
 
 
 def run(model, image):
     """Trace [(name, iteration, [y][x][c])] of one image [y][x][c]; last the logits [oc]."""
-    from hiddenfold.sw.model import Classifier, Loop, MaxPool, Unfold
-
-    tensors = {"image": image}
-    trace = []
-    cache = {}
-    affine = iter(model.affine)
-
-    def layer_weights(stream, in_channels, kernel):
-        if stream not in cache:
-            mask = model.masks[stream].tolist()
-            words = len(mask[0]) * len(mask[0][0])
-            signs = sign_words(model.seed, stream, len(mask), words)
-            cache[stream] = weights(mask, signs, in_channels, kernel)
-        return cache[stream]
-
-    def execute(op, iteration):
-        source = tensors[op.input]
-        height, width, channels = len(source), len(source[0]), len(source[0][0])
-        if isinstance(op, Classifier):
-            w = layer_weights(op.stream, channels, 1)
-            logits = []
-            for oc in range(len(w)):
-                logit = 0
-                for y in range(height):
-                    for x in range(width):
-                        for ic in range(channels):
-                            logit += w[oc][ic][0][0] * source[y][x][ic]
-                logits.append(logit)
-            trace.append((op.name, iteration, logits))
-            return
-        pad, kernel, stride = (op.kernel - 1) // 2, op.kernel, op.stride
-        out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
-        window = [(ky, kx) for ky in range(kernel) for kx in range(kernel)]
-        if isinstance(op, Unfold):
-            out = [
-                [
-                    [
-                        at(source, y * stride + ky - pad, x * stride + kx - pad, c)
-                        for ky, kx in window
-                        for c in range(3)
-                    ]
-                    for x in range(out_w)
-                ]
-                for y in range(out_h)
-            ]
-        elif isinstance(op, MaxPool):
-            out = [
-                [
-                    [
-                        max(
-                            at(source, y * stride + ky - pad, x * stride + kx - pad, c)
-                            for ky, kx in window
-                        )
-                        for c in range(channels)
-                    ]
-                    for x in range(out_w)
-                ]
-                for y in range(out_h)
-            ]
-        else:
-            constants = next(affine)
-            w = layer_weights(op.stream, channels, kernel)
-            residual = tensors[op.residual] if op.residual else None
-            out = []
-            for y in range(out_h):
-                out.append([])
-                for x in range(out_w):
-                    out[y].append([])
-                    for oc in range(op.out_channels):
-                        acc = 0
-                        for ky, kx in window:
-                            for ic in range(channels):
-                                weight = w[oc][ic][ky][kx]
-                                if weight:
-                                    sy, sx = y * stride + ky - pad, x * stride + kx - pad
-                                    acc += weight * at(source, sy, sx, ic)
-                        value = requantize(
-                            acc,
-                            int(constants.multiplier[oc]),
-                            constants.shift,
-                            residual[y][x][oc] if residual else 0,
-                            constants.residual,
-                            int(constants.bias[oc]),
-                            op.bits,
-                        )
-                        out[y][x].append(value)
-        tensors[op.output] = out
-        trace.append((op.name, iteration, out))
-
-    for op in model.ops:
-        if isinstance(op, Loop):
-            for iteration in range(op.count):
-                for conv in op.body:
-                    execute(conv, iteration)
-        else:
-            execute(op, 0)
-    return trace
+    network = Network(model, image)
+    network.run()
+    return network.trace
