@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of several test files: a tiny folded network, and a picture for it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ from PIL import Image
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.model import Affine, Classifier, Conv, Loop, Model, Unfold
+
+# The tensors of the tests are small, and threads that wait for each other on a busy machine make
+# them many times slower. Nothing has imported PyTorch so far.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 HEIGHT, WIDTH = 12, 10
