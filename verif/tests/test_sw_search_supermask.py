@@ -2,13 +2,14 @@
 """Selection of the top-k weights, its gradient, and the folded network built on it."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from hiddenfold.sw import signs
-from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig
+from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig, load_config
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, macs
 from hiddenfold.sw.search.supermask import MaskedConv2d, kept_weights, top_k_mask
 
@@ -131,6 +132,17 @@ def test_macs() -> None:
     second = 16 * 8 * 64 + (9 * 8 * 8 + 8 * 32 + 16 * 32) * 16
     recurrent = 2 * (32 * 8 + 9 * 8 * 8 + 8 * 32) * 16
     assert macs(net, 16) == stem + first + second + recurrent + 32 * 10
+
+
+def test_published_network_has_the_published_size() -> None:
+    """HFN-ResNet50 for CIFAR-100: figures counted from the model of the paper's own code."""
+    config = load_config(Path(__file__).parents[2] / "configs" / "cifar100-hfn50.toml")
+    net = FoldedResNet(config.model)
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert sum(layer.scores.numel() for _, layer in conv_layers(net)) == 14_739_136
+    assert sum(norm.num_features for norm in norms) == 26_560
+    assert sum(norm.num_features for norm in norms if norm.affine) == 13_824
+    assert round(macs(net, 32) / 1e9, 2) == 1.30
 
 
 def test_imagenet_stem() -> None:
