@@ -141,7 +141,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     """The fields of a `Model` that are in the header; what they hold is checked later."""
     try:
         header = json.loads(text.decode(), parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"Model file: header must be a JSON object in UTF-8: {error}") from error
     except RecursionError as error:
         raise ValueError("Model file: header must be a JSON object, not nested so deep") from error
@@ -174,7 +174,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
 
 
 def _refuse_constant(text: str) -> None:
-    raise ValueError(f"Model file: numbers must be finite, not {text}")
+    raise ValueError(f"numbers must be finite, not {text}")
 
 
 def _join(keys: Any) -> str:

@@ -36,6 +36,7 @@ STRIDES = (1, 2)
 MAX_CHANNELS = 4096
 MAX_STREAMS = 256
 MAX_COUNT = 255
+MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +201,16 @@ def _fields(kind: type) -> tuple[str, ...]:
 
 
 def _check_names(op: Any, **tensors: Any) -> None:
-    if not isinstance(op.name, str) or not op.name:
-        raise ValueError(f"Operation: name must be a non-empty string, not {shorten(op.name)}")
+    _check_name("Operation: name", op.name)
     for field, value in tensors.items():
-        if not isinstance(value, str) or not value:
-            raise ValueError(
-                f"{label(op)}: {_KEYS.get(field, field)} must be a non-empty string, "
-                f"not {shorten(value)}"
-            )
+        _check_name(f"{label(op)}: {_KEYS.get(field, field)}", value)
+
+
+def _check_name(subject: str, value: Any) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
+        raise ValueError(
+            f"{subject} must be a string of 1..{MAX_NAME} characters, not {shorten(value)}"
+        )
 
 
 def _check_window(op: Any) -> None:

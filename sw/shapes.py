@@ -177,7 +177,8 @@ class _Walk:
 
     def _read(self, op: Any, tensor: str) -> tuple[Shape, int]:
         if tensor not in self.tensors:
-            known = ", ".join(f"'{name}'" for name in self.tensors)
+            names = [f"'{name}'" for name in self.tensors]
+            known = ", ".join(names if len(names) <= 6 else [*names[:2], "...", *names[-3:]])
             raise ValueError(f"{label(op)} must read one of {known}, not '{tensor}'")
         return self.tensors[tensor]
 
