@@ -8,11 +8,10 @@ begun are finished.
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hiddenfold.hw.fifo import StreamFifo
+from hiddenfold.hw.fifo import ShortQueue, StreamFifo
 
 #: Payload of a read command: ``beats`` bus beats from a beat-aligned byte address.
 COMMAND = data.StructLayout({"address": 32, "beats": 24})
@@ -304,9 +303,7 @@ class ReadChannel(wiring.Component):
         m = Module()
         ports = range(len(self._depths))
         # Ports of the bursts in flight, oldest first.
-        m.submodules.owners = owners = SyncFIFO(
-            width=max(1, (len(ports) - 1).bit_length()), depth=self._outstanding
-        )
+        m.submodules.owners = owners = ShortQueue(shape=range(len(ports)), depth=self._outstanding)
         may_begin = Signal()
         beat = Signal()
         r_valid = Signal(len(ports))
@@ -315,18 +312,18 @@ class ReadChannel(wiring.Component):
             *_constants(self, "ar", self._data_bits),
             may_begin.eq(
                 (~self.m_axi_arvalid | self.m_axi_arready)
-                & owners.w_rdy
+                & owners.i.ready
                 & ~(self.stop | self.error_bus | self.error_window)
             ),
             self.m_axi_rready.eq(1),
-            beat.eq(self.m_axi_rvalid & owners.r_rdy),
-            owners.r_en.eq(beat & self.m_axi_rlast),
-            self.idle.eq(~owners.r_rdy & ~self.beat),
+            beat.eq(self.m_axi_rvalid & owners.o.valid),
+            owners.o.ready.eq(beat & self.m_axi_rlast),
+            self.idle.eq(~owners.o.valid & ~self.beat),
         ]
         m.d.sync += [
             r_data.eq(self.m_axi_rdata),
             self.beat.eq(beat),
-            self.waiting.eq(owners.r_rdy & ~beat),
+            self.waiting.eq(owners.o.valid & ~beat),
         ]
         with m.If(beat & self.m_axi_rresp[1]):
             m.d.sync += self.error_bus.eq(1)
@@ -358,13 +355,13 @@ class ReadChannel(wiring.Component):
                 fifo.i.payload.eq(r_data),
             ]
             m.d.sync += [
-                r_valid[i].eq(beat & (owners.r_data == i)),
+                r_valid[i].eq(beat & (owners.o.payload == i)),
                 room.eq(
                     room + (output.valid & output.ready) - Mux(begin, splitter.o.payload.beats, 0)
                 ),
             ]
             with m.If(begin):
-                m.d.comb += [owners.w_en.eq(1), owners.w_data.eq(i)]
+                m.d.comb += [owners.i.valid.eq(1), owners.i.payload.eq(i)]
                 m.d.sync += [
                     self.m_axi_arvalid.eq(1),
                     self.m_axi_araddr.eq(splitter.o.payload.address),

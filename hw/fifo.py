@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stream FIFO in block RAM with a registered output."""
+"""First in, first out: a stream FIFO in block RAM, and a short queue in registers."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
@@ -62,4 +62,52 @@ class StreamFifo(wiring.Component):
             m.d.sync += [self.o.payload.eq(read.data), self.o.valid.eq(1)]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
+        return m
+
+
+class ShortQueue(wiring.Component):
+    """Few small words in registers, for bookkeeping; a word is offered the cycle after it came.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload.
+    depth
+        Words, at least 1.
+
+    Members
+    -------
+    i, o
+        Input and output streams. ``i.ready`` depends on registers only: a full queue takes nothing
+        even in the cycle in which a word leaves.
+    """
+
+    def __init__(self, *, shape, depth: int):
+        if depth < 1:
+            raise ValueError(f"queue depth must be at least 1, not {depth!r}")
+        self._shape = shape
+        self._depth = depth
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        words = [Signal(self._shape, name=f"word{i}") for i in range(self._depth)]
+        count = Signal(range(self._depth + 1))
+        push = Signal()
+        pop = Signal()
+        m.d.comb += [
+            self.i.ready.eq(count != self._depth),
+            self.o.valid.eq(count != 0),
+            self.o.payload.eq(words[0]),
+            push.eq(self.i.valid & self.i.ready),
+            pop.eq(self.o.valid & self.o.ready),
+        ]
+        m.d.sync += count.eq(count + push - pop)
+        with m.If(pop):
+            for word, behind in zip(words, words[1:], strict=False):
+                m.d.sync += word.eq(behind)
+        with m.If(push), m.Switch(count - pop):
+            for i, word in enumerate(words):
+                with m.Case(i):
+                    m.d.sync += word.eq(self.i.payload)
         return m

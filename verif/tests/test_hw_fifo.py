@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hiddenfold.hw.fifo import StreamFifo
+from hiddenfold.hw.fifo import ShortQueue, StreamFifo
 from hiddenfold.verif.bench.sim_stream import Collector, always, send, simulate, sometimes
 
 PATTERNS = {
@@ -16,11 +16,16 @@ PATTERNS = {
 }
 
 
-@pytest.mark.parametrize("depth", [2, 4, 16])
+QUEUES = [(StreamFifo, 2), (StreamFifo, 4), (StreamFifo, 16)] + [
+    (ShortQueue, depth) for depth in (1, 2, 3, 8)
+]
+
+
+@pytest.mark.parametrize(("queue", "depth"), QUEUES)
 @pytest.mark.parametrize("patterns", PATTERNS)
-def test_order_and_completeness(depth, patterns):
+def test_order_and_completeness(queue, depth, patterns):
     producing, consuming = PATTERNS[patterns]
-    dut = StreamFifo(shape=12, depth=depth)
+    dut = queue(shape=12, depth=depth)
     sent = [random.Random(depth).randrange(1 << 12) for _ in range(300)]
     collector = Collector(dut.o, consuming)
 
@@ -33,8 +38,9 @@ def test_order_and_completeness(depth, patterns):
     assert collector.received == sent
 
 
-def test_one_word_per_cycle_after_three():
-    dut = StreamFifo(shape=8, depth=4)
+@pytest.mark.parametrize(("queue", "latency"), [(StreamFifo, 3), (ShortQueue, 1)])
+def test_one_word_per_cycle_after_latency(queue, latency):
+    dut = queue(shape=8, depth=4)
     collector = Collector(dut.o)
     cycles = []
 
@@ -45,11 +51,12 @@ def test_one_word_per_cycle_after_three():
         await send(ctx, dut.i, range(100))
 
     simulate(dut, testbench, feed, collector.run)
-    assert cycles == [103]
+    assert cycles == [100 + latency]
 
 
-def test_capacity():
-    dut = StreamFifo(shape=8, depth=4)
+@pytest.mark.parametrize(("queue", "capacity"), [(StreamFifo, 6), (ShortQueue, 4)])
+def test_capacity(queue, capacity):
+    dut = queue(shape=8, depth=4)
     taken = []
 
     async def testbench(ctx):
@@ -59,4 +66,4 @@ def test_capacity():
             taken.append(ready)
 
     simulate(dut, testbench)
-    assert sum(taken) == 6
+    assert sum(taken) == capacity

@@ -5,7 +5,7 @@
 import pytest
 
 from hiddenfold.hw.axi import ReadChannel, WriteChannel
-from hiddenfold.hw.fifo import StreamFifo
+from hiddenfold.hw.fifo import ShortQueue, StreamFifo
 from hiddenfold.hw.registers import Registers
 from hiddenfold.hw.store import Store
 from hiddenfold.hw.unfold import Unfold
@@ -18,6 +18,7 @@ _UNFOLD = {"lanes": 8, "bus_bits": 64, "image_width": 4, "stem_kernel": 3, "act_
 CASES = [
     (StreamFifo, {"shape": 8, "depth": 0}, "FIFO depth must be a power of two from 2, not 0"),
     (StreamFifo, {"shape": 8, "depth": 12}, "FIFO depth must be a power of two from 2, not 12"),
+    (ShortQueue, {"shape": 8, "depth": 0}, "queue depth must be at least 1, not 0"),
     (
         ReadChannel,
         _READ | {"data_bits": 48},
