@@ -157,7 +157,7 @@ def fold_batch_norms(network: FoldedResNet) -> list[FloatConstants]:
     for blocks in network.stages:
         for block in blocks:
             for norms in block.norms:
-                if block.shortcut is not None:
+                if block.shortcut is not None and block.shortcut_norm is not None:
                     result.append(_fold(block.shortcut, block.shortcut_norm, False))
                 result += [_fold(*pair, True) for pair in zip(block.convs, norms, strict=True)]
     return result

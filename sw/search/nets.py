@@ -9,7 +9,7 @@ batch norms (Garcia-Arias et al., "Hidden-fold networks", BMVC 2021).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,16 @@ from hiddenfold.sw.search.config import ModelConfig, StageConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["Block", "FoldedResNet", "conv_layers", "macs"]
+
+
+Item = TypeVar("Item", bound=nn.Module)
+
+
+class _ModuleList(nn.ModuleList, Generic[Item]):
+    """A `ModuleList` that says what it holds."""
+
+    def __iter__(self) -> Iterator[Item]:
+        return cast(Iterator[Item], super().__iter__())
 
 
 class _Streams:
@@ -103,10 +113,10 @@ class Block(nn.Module):
         if stride != 1 or cin != cout:
             self.shortcut = streams.conv(cin, cout, 1, stride)
             self.shortcut_norm = nn.BatchNorm2d(cout, affine=affine)
-        self.convs = nn.ModuleList([streams.conv(*shape) for shape in shapes])
-        self.norms = nn.ModuleList(
+        self.convs = _ModuleList[MaskedConv2d]([streams.conv(*shape) for shape in shapes])
+        self.norms = _ModuleList[_ModuleList[nn.BatchNorm2d]](
             [
-                nn.ModuleList([nn.BatchNorm2d(shape[1], affine=affine) for shape in shapes])
+                _ModuleList([nn.BatchNorm2d(shape[1], affine=affine) for shape in shapes])
                 for _ in range(iterations)
             ]
         )
@@ -141,10 +151,10 @@ class FoldedResNet(nn.Module):
         self.stem = streams.stem(stem.channels, stem.kernel, stem.stride)
         everywhere = config.affine == "all"
         self.stem_norm = nn.BatchNorm2d(stem.channels, affine=everywhere)
-        self.stages = nn.ModuleList()
+        self.stages = _ModuleList[_ModuleList[Block]]()
         cin = stem.channels
         for stage in config.stages:
-            blocks = nn.ModuleList([Block(streams, stage, cin, stage.stride, 1, everywhere)])
+            blocks = _ModuleList[Block]([Block(streams, stage, cin, stage.stride, 1, everywhere)])
             cin = stage.channels
             rest = stage.blocks - 1
             if stage.folded and rest:

@@ -35,17 +35,17 @@ def choose_scale(values: NDArray[np.float32], bits: int, signed: bool) -> Scale:
     Unsigned values are clipped at the top, signed ones at both ends of their range.
     """
     levels = (1 << bits) - 1
-    values = values.astype(np.float64)
-    high = max(float(values.max()), 0.0)
-    low = min(float(values.min()), 0.0) if signed else 0.0
+    real = values.astype(np.float64)
+    high = max(float(real.max()), 0.0)
+    low = min(float(real.min()), 0.0) if signed else 0.0
     if high - low <= 0.0:
         return Scale(1.0)
     best, best_error = Scale(1.0), np.inf
     for share in _SHARES:
         step = share * (high - low) / levels
         scale = Scale(step, round(-share * low / step))
-        q = np.clip(np.rint(values / step) + scale.zero, 0, levels)
-        error = float(np.mean(((q - scale.zero) * step - values) ** 2))
+        q = np.clip(np.rint(real / step) + scale.zero, 0, levels)
+        error = float(np.mean(((q - scale.zero) * step - real) ** 2))
         if error < best_error:
             best, best_error = scale, error
     return best
