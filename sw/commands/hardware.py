@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``generate`` and ``compile``: the hardware of a target, and a model's program for it."""
+"""``generate``, ``compile`` and ``synth``: the hardware of a target, and programs for it."""
 
 import argparse
 from pathlib import Path
@@ -37,6 +37,23 @@ def register(commands: Any) -> None:
         "--batch", metavar="B", type=at_least(1), default=1, help="images at a time (default: 1)"
     )
     parser.add_argument("-o", "--output", metavar="P.hfp", type=Path, required=True)
+
+    parser = add_command(
+        commands,
+        "synth",
+        synth,
+        "report the resources of a target after synthesis",
+        example="hiddenfold synth --target ulx3s-85f --family ecp5 --top array",
+        detail="Runs Yosys, without place and route; minutes for a large target.",
+    )
+    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    parser.add_argument("--family", choices=("ecp5", "xc7"), required=True)
+    parser.add_argument(
+        "--top",
+        choices=("array", "core"),
+        default="core",
+        help="the masked array alone or everything (default: core)",
+    )
 
 
 def generate(args: argparse.Namespace) -> Outcome:
@@ -85,5 +102,21 @@ def compile_program(args: argparse.Namespace) -> Outcome:
         f"at {target.clock_mhz:g} MHz), utilization {program.ideal_cycles / cycles:.2f}, "
         f"{format_bytes(program.predicted_bytes_read)} read, "
         f"{format_bytes(program.predicted_bytes_written)} written"
+    )
+    return Outcome(data, text)
+
+
+def synth(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold synth``."""
+    from hiddenfold.gen.synth import synthesize
+    from hiddenfold.gen.target import Target
+
+    data = synthesize(Target.load(args.target), args.family, args.top)
+    kind = {"ecp5": "LUT4", "xc7": "LUT6"}[args.family]
+    text = (
+        f"{args.target}, {args.top} on {args.family}: {data['lut']:,} {kind}, {data['ff']:,} "
+        f"flip-flops, {data['bram']} block RAMs, {data['dsp']} DSPs\n"
+        f"{data['macs_per_cycle']:g} 8-bit multiply-accumulates a cycle, "
+        f"{data['lut_per_mac']:.1f} {kind} each"
     )
     return Outcome(data, text)

@@ -17,6 +17,7 @@ COMMANDS = (
     "evaluate",
     "generate",
     "compile",
+    "synth",
     "run",
     "verify",
     "report",
