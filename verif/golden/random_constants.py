@@ -124,7 +124,10 @@ def _spread(
     channels = len(acc)
     steps = (1 << bits) * 256
     flat = acc.reshape(channels, -1)
-    deviation = np.maximum(flat.std(axis=1), 1 + np.abs(flat).max(axis=1) / 16)
+    # Integers up to the last division, so that each machine gets the same constants.
+    mean = flat.sum(axis=1) // flat.shape[1]
+    deviation = np.abs(flat - mean[:, None]).sum(axis=1) / flat.shape[1]
+    deviation = np.maximum(deviation, 1 + np.abs(flat).max(axis=1) / 16)
     gain = steps * rng.uniform(0.1, 0.6, channels) / deviation
     gain *= rng.choice([-1, 1, 1], channels)
     factor = 0
@@ -139,8 +142,8 @@ def _spread(
     shift = fitting[-1] if rng.random() < 0.7 else int(rng.choice(fitting))
     multiplier = np.clip(np.round(gain * 2**shift), -(1 << 15), (1 << 15) - 1)
     centre = steps * rng.uniform(0.1, 0.7, channels)
-    scaled = multiplier * flat.mean(axis=1) / 2**shift
-    bias = centre - scaled - factor * residual.reshape(channels, -1).mean(axis=1) * has_residual
+    added = factor * has_residual * (residual.reshape(channels, -1).sum(axis=1) // flat.shape[1])
+    bias = centre - multiplier * mean / 2**shift - added
     return Affine(
         shift,
         factor,

@@ -150,9 +150,9 @@ def random_image(rng: np.random.Generator, height: int, width: int) -> NDArray[n
     kind = rng.integers(0, 4)
     if kind == 1:
         y, x = np.mgrid[0:height, 0:width]
-        slopes = rng.uniform(-1, 1, (2, 3))
+        slopes = rng.integers(-9, 10, (2, 3))
         ramp = y[..., None] * slopes[0] + x[..., None] * slopes[1]
-        noise = 255 * (ramp - ramp.min()) / max(np.ptp(ramp), 1e-9) + rng.integers(0, 8, shape)
+        noise = 255 * (ramp - ramp.min()) // max(np.ptp(ramp), 1) + rng.integers(0, 8, shape)
     elif kind == 2:
         noise = noise * (rng.random(shape) < 0.1)
     elif kind == 3:
@@ -372,7 +372,8 @@ class _Builder:
 
     def _below(self, limit: int) -> int:
         """A number in 1..limit, small ones more often."""
-        return int(np.ceil(limit * self._rng.random() ** 2)) or 1
+        fraction = self._rng.random()
+        return int(np.ceil(limit * fraction * fraction)) or 1
 
     def _channels(self, limit: int | None = None) -> int:
         limit = limit or self._limits.max_channels
