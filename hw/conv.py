@@ -171,7 +171,7 @@ class ConvEngine(wiring.Component):
             address_bits=self._address_bits,
         )
         units = (fetcher, loader, taps, pixels, drain)
-        self._connect_fields(m, units)
+        self._connect_fields(m, (*units, affine))
         for unit in units:
             m.d.comb += unit.start.eq(self.start)
         m.d.comb += affine.start.eq(self.start & ~self.instruction.logits)

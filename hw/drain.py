@@ -109,7 +109,7 @@ class Drain(wiring.Component):
         last_pixel = Signal()
         width = self._address_bits + 1
         write_address, res_address = Signal(width), Signal(width)
-        segment = tiles.block[:segments]
+        segment = Signal(segments)  # of the block whose pixels are in flight
         m.d.comb += [
             tiles.start.eq(self.start),
             tiles.blocks.eq(self.blocks),
@@ -194,6 +194,7 @@ class Drain(wiring.Component):
                 m.d.sync += [
                     write_address.eq(self.dst + (tiles.block >> segments)),
                     res_address.eq(self.res + (tiles.block >> segments)),
+                    segment.eq(tiles.block),
                     fresh.eq(1),
                     last_block.eq(tiles.block == self.blocks - 1),
                 ]
