@@ -6,7 +6,7 @@ Activations and weights are small integers held in floating point, where sums of
 * An accumulator is a sum of integers whose partial sums, in any order, stay within
   (2^A - 1) * max(number of +1 weights, number of -1 weights). Up to 2^24 float32 is exact, and
   above it float64 is taken. (Direct convolution only adds products. Winograd and FFT algorithms
-  would round; PyTorch does not use them on a CPU, and off the CPU cuDNN is switched off.)
+  would round; PyTorch does not use them on a CPU, so that is where this model runs.)
 * Requantization is y = clamp(((acc * M >> S) + res * R + B) >> 8). Floors nest, so that is
   clamp(floor(acc * M / 2^(S+8) + res * R / 2^8 + B / 2^8)). In units of 2^-(S+8) each term is an
   integer: |acc * M| < 2^26 * 2^15, and |res * R + B| * 2^S < (2^24 + 2^23) * 2^28; the sum of all
@@ -23,14 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from hiddenfold.sw.model import (
-    Classifier,
-    Conv,
-    Execution,
-    MaxPool,
-    Model,
-    Unfold,
-)
+from hiddenfold.sw.model import Classifier, Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.verif.golden.compare import Layer
 
 __all__ = ["Golden", "requantize", "unfold"]
@@ -43,13 +36,12 @@ CHUNK = 1 << 14
 class Golden:
     """Golden model of one `Model`, which is validated first.
 
-    Weights and constants are prepared once. `device` is a PyTorch device.
+    Weights and constants are prepared once. It runs on the CPU.
     """
 
-    def __init__(self, model: Model, device: str = "cpu") -> None:
+    def __init__(self, model: Model) -> None:
         model.validate()
         self.model = model
-        self.device = torch.device(device)
         self._executions = model.executions()
         self._dead = _dead_after(self._executions)
         self._weights = {
@@ -64,7 +56,6 @@ class Golden:
             )
             for affine in model.affine
         ]
-        self._constants = [(m.to(self.device), b.to(self.device), r) for m, b, r in self._constants]
 
     def run(self, images: ArrayLike, batch: int = 100) -> NDArray[np.int64]:
         """Logits int64 [N, classes] of images uint8 [N, H, W, 3], `batch` at a time."""
@@ -80,7 +71,7 @@ class Golden:
         layers: list[Layer] = []
 
         def observe(execution: Execution, tensor: Tensor) -> None:
-            values = tensor.permute(0, 2, 3, 1).to(torch.uint8).contiguous().cpu().numpy()
+            values = tensor.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
             layers.append(Layer(execution.name, execution.iteration, values))
 
         logits = self._forward(self._check(images), observe)
@@ -101,9 +92,9 @@ class Golden:
     def _forward(
         self, pixels: Tensor, observe: Callable[[Execution, Tensor], None] | None = None
     ) -> NDArray[np.int64]:
-        image = pixels.to(self.device).to(torch.float32).permute(0, 3, 1, 2)
+        image = pixels.to(torch.float32).permute(0, 3, 1, 2)
         tensors = {"image": image}
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):
+        with torch.inference_mode():
             for execution, dead in zip(self._executions, self._dead, strict=True):
                 op = execution.op
                 source = tensors[op.input]
@@ -139,15 +130,15 @@ class Golden:
         if key not in self._exact:
             peak = self.model.accumulator_peak(stream, in_bits)
             dtype = torch.float32 if peak <= FLOAT32_EXACT else torch.float64
-            weight = self._weights[stream].to(self.device, dtype)
+            weight = self._weights[stream].to(dtype)
             self._exact[key] = weight.contiguous(memory_format=torch.channels_last)
         return self._exact[key]
 
     def _classify(self, op: Classifier, source: Tensor) -> NDArray[np.int64]:
         # `Model.validate` bounds logits, and so all sums, by 2^31.
         sums = source.sum((2, 3), dtype=torch.float64)
-        weight = self._weights[op.stream].to(self.device, torch.float64).flatten(1)
-        return (sums @ weight.T).to(torch.int64).cpu().numpy()
+        weight = self._weights[op.stream].to(torch.float64).flatten(1)
+        return (sums @ weight.T).to(torch.int64).numpy()
 
 
 def unfold(image: Tensor, kernel: int, stride: int) -> Tensor:
@@ -178,13 +169,13 @@ def requantize(
     """
     acc = acc.contiguous(memory_format=torch.channels_last)
     n, channels, height, width = acc.shape
-    result = torch.empty(n, height, width, channels, dtype=torch.float32, device=acc.device)
+    result = torch.empty(n, height, width, channels, dtype=torch.float32)
     rows = acc.permute(0, 2, 3, 1).reshape(-1, channels)
     result_rows = result.view(-1, channels)
     if residual is not None:
         residual = residual.permute(0, 2, 3, 1).reshape(-1, channels)
-    step = max(1, CHUNK // channels) if acc.device.type == "cpu" else len(rows)
-    buffer = torch.empty(min(step, len(rows)), channels, dtype=torch.float64, device=acc.device)
+    step = max(1, CHUNK // channels)
+    buffer = torch.empty(min(step, len(rows)), channels, dtype=torch.float64)
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         v = buffer[: len(rows) - start]
