@@ -82,6 +82,7 @@ def verilog(target: Target) -> str:
     # Imported here, since the texts need no hardware library.
     from amaranth.back.verilog import convert
 
+    from hiddenfold.gen.verilog import tidy
     from hiddenfold.hw.core import Accelerator
 
     numbers = " ".join(f"{key}={value}" for key, value in target.parameters().items())
@@ -93,7 +94,8 @@ def verilog(target: Target) -> str:
     )
     return (
         f"// SPDX-License-Identifier: Apache-2.0\n"
-        f"// Hiddenfold accelerator, target identifier 0x{target.identifier:08x}: {numbers}\n{text}"
+        f"// Hiddenfold accelerator, target identifier 0x{target.identifier:08x}: {numbers}\n"
+        f"{tidy(text)}"
     )
 
 

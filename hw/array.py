@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked multiply-accumulate array: rows x lanes ternary weights on bit-planes of activations."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 #: Lanes that are added before the first pipeline register.
 GROUP = 8
+
+
+def partial_bits(lanes: int) -> int:
+    """Return the width of a signed row sum over all 8 planes."""
+    return ceil_log2(lanes * 255 + 1) + 1
 
 
 def tree(terms):
@@ -17,6 +22,82 @@ def tree(terms):
         pairs = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
         terms = pairs + terms[len(pairs) * 2 :]
     return terms[0]
+
+
+class ArrayRow(wiring.Component):
+    """One row of :class:`MaskedArray`; a module of its own, so that tools compile it once.
+
+    Members
+    -------
+    load, mask, negative
+        Write the shadow codes.
+    swap
+        Copy shadow to active.
+    x
+        ``lanes`` values of ``planes`` bits, in cycle 1 of the array's pipeline.
+    pass_
+        Pass of the values that came in the cycle before.
+    partial
+        Signed row sum, in cycle 3.
+    """
+
+    def __init__(self, *, lanes: int, planes: int):
+        self._lanes = lanes
+        self._planes = planes
+        super().__init__(
+            {
+                "load": In(1),
+                "mask": In(lanes),
+                "negative": In(lanes),
+                "swap": In(1),
+                "x": In(lanes * planes),
+                "pass_": In(3),
+                "partial": Out(partial_bits(lanes)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, planes = self._lanes, self._planes
+        shadow_mask, shadow_negative = Signal(lanes), Signal(lanes)
+        mask, negative = Signal(lanes), Signal(lanes)
+        shadow_count, count, count1 = (
+            Signal(range(lanes + 1), name=name) for name in ("shadow_count", "count", "count1")
+        )
+        with m.If(self.load):
+            m.d.sync += [
+                shadow_mask.eq(self.mask),
+                shadow_negative.eq(self.negative),
+                shadow_count.eq(tree(self.negative)),
+            ]
+        with m.If(self.swap):
+            m.d.sync += [
+                mask.eq(shadow_mask),
+                negative.eq(shadow_negative),
+                count.eq(shadow_count),
+            ]
+        m.d.sync += count1.eq(count)
+
+        # Cycle 1: masked, conditionally inverted activations, added in groups.
+        groups = []
+        for start in range(0, lanes, GROUP):
+            total = tree(
+                (self.x.word_select(lane, planes) & mask[lane].replicate(planes))
+                ^ negative[lane].replicate(planes)
+                for lane in range(start, min(start + GROUP, lanes))
+            )
+            group = Signal(len(total), name=f"group{start // GROUP}")
+            m.d.sync += group.eq(total)
+            groups.append(group)
+
+        # Cycle 2: row sum, correction, weight of the planes.
+        exact = Signal(signed(len(self.partial)))
+        m.d.comb += exact.eq(tree(groups) - ((count1 << planes) - count1))
+        shifted = exact
+        for bit in range((8 // planes - 1).bit_length()):
+            shifted = Mux(self.pass_[bit], shifted << (planes << bit), shifted)
+        m.d.sync += self.partial.eq(shifted)
+        return m
 
 
 class MaskedArray(wiring.Component):
@@ -61,72 +142,31 @@ class MaskedArray(wiring.Component):
                 "swap": In(1),
                 "data": In(lanes * 8),
                 "pass_": In(3),
-                "partial": Out(rows * self.partial_bits(lanes)),
+                "partial": Out(rows * partial_bits(lanes)),
             }
         )
 
-    @staticmethod
-    def partial_bits(lanes: int) -> int:
-        """Return the width of a signed row sum over all 8 planes."""
-        return ceil_log2(lanes * 255 + 1) + 1
-
     def elaborate(self, platform):
         m = Module()
-        lanes, planes = self._lanes, self._planes
-        passes = 8 // planes
-
+        planes = self._planes
         # Cycle 0: the planes of this pass, register.
-        values = []
-        for lane in range(lanes):
-            value = Signal(planes, name=f"x{lane}")
-            byte = self.data[lane * 8 : lane * 8 + 8]
-            m.d.sync += value.eq(byte.word_select(self.pass_, planes) if passes > 1 else byte)
-            values.append(value)
+        x = Signal(self._lanes * planes)
+        bytes_ = [self.data.word_select(lane, 8) for lane in range(self._lanes)]
+        m.d.sync += x.eq(Cat(*(byte.word_select(self.pass_, planes) for byte in bytes_)))
         pass1, pass2 = Signal(3), Signal(3)
         m.d.sync += [pass1.eq(self.pass_), pass2.eq(pass1)]
 
-        width = self.partial_bits(lanes)
-        for row in range(self._rows):
-            shadow_mask = Signal(lanes, name=f"shadow_mask{row}")
-            shadow_negative = Signal(lanes, name=f"shadow_negative{row}")
-            shadow_count = Signal(range(lanes + 1), name=f"shadow_count{row}")
-            mask = Signal(lanes, name=f"mask{row}")
-            negative = Signal(lanes, name=f"negative{row}")
-            count = Signal(range(lanes + 1), name=f"count{row}")
-            count1 = Signal(range(lanes + 1), name=f"count_delayed{row}")
-            with m.If(self.load & (self.row == row)):
-                m.d.sync += [
-                    shadow_mask.eq(self.mask),
-                    shadow_negative.eq(self.negative),
-                    shadow_count.eq(tree(self.negative)),
-                ]
-            with m.If(self.swap):
-                m.d.sync += [
-                    mask.eq(shadow_mask),
-                    negative.eq(shadow_negative),
-                    count.eq(shadow_count),
-                ]
-            m.d.sync += count1.eq(count)
-
-            # Cycle 1: masked, conditionally inverted activations, added in groups.
-            terms = [
-                (value & mask[lane].replicate(planes)) ^ negative[lane].replicate(planes)
-                for lane, value in enumerate(values)
+        width = partial_bits(self._lanes)
+        for number in range(self._rows):
+            row = ArrayRow(lanes=self._lanes, planes=planes)
+            m.submodules[f"row{number}"] = row
+            m.d.comb += [
+                row.load.eq(self.load & (self.row == number)),
+                row.mask.eq(self.mask),
+                row.negative.eq(self.negative),
+                row.swap.eq(self.swap),
+                row.x.eq(x),
+                row.pass_.eq(pass2),
+                self.partial.word_select(number, width).eq(row.partial),
             ]
-            groups = []
-            for start in range(0, lanes, GROUP):
-                total = tree(terms[start : start + GROUP])
-                group = Signal(len(total), name=f"group{row}_{start // GROUP}")
-                m.d.sync += group.eq(total)
-                groups.append(group)
-
-            # Cycle 2: row sum, correction, weight of the planes.
-            exact = Signal(signed(width), name=f"exact{row}")
-            m.d.comb += exact.eq(tree(groups) - ((count1 << planes) - count1))
-            shifted = exact
-            if passes > 1:
-                shifted = Mux(pass2[0], exact << planes, exact)
-                for bit in range(1, (passes - 1).bit_length()):
-                    shifted = Mux(pass2[bit], shifted << (planes << bit), shifted)
-            m.d.sync += self.partial.word_select(row, width).eq(shifted)
         return m

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from hiddenfold.hw.actmem import READ_LATENCY
 from hiddenfold.hw.affine import AffineLoader
-from hiddenfold.hw.array import MaskedArray
+from hiddenfold.hw.array import MaskedArray, partial_bits
 from hiddenfold.hw.axi import COMMAND
 from hiddenfold.hw.drain import Drain
 from hiddenfold.hw.gearbox import Splitter
@@ -159,7 +159,7 @@ class ConvEngine(wiring.Component):
             rows=self._rows,
             depth=self._depth,
             acc_bits=self._acc_bits,
-            partial_bits=MaskedArray.partial_bits(self._lanes),
+            partial_bits=partial_bits(self._lanes),
         )
         m.submodules.affine = affine = AffineLoader(rows=self._rows)
         m.submodules.affine_words = affine_words = Splitter(in_bits=self._bus_bits, out_bits=64)

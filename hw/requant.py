@@ -10,6 +10,58 @@ from amaranth.lib.wiring import In, Out
 SHIFTED_BITS = 27
 
 
+class RequantizeChannel(wiring.Component):
+    """One channel of :class:`Requantize`; ``limit`` is the largest output, 2^A - 1."""
+
+    def __init__(self, *, acc_bits: int):
+        super().__init__(
+            {
+                "acc": In(signed(acc_bits)),
+                "res": In(8),
+                "multiplier": In(signed(16)),
+                "bias": In(signed(24)),
+                "shift": In(5),
+                "residual": In(16),
+                "limit": In(8),
+                "y": Out(8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        top = (1 << SHIFTED_BITS - 1) - 1
+        # Cycle 0: products.
+        product = Signal(signed(len(self.acc) + 16))
+        skip = Signal(24)
+        m.d.sync += [product.eq(self.acc * self.multiplier), skip.eq(self.res * self.residual)]
+        # Cycle 1: shift and saturate; residual plus bias.
+        scaled = Signal.like(product)
+        shifted = Signal(signed(SHIFTED_BITS))
+        offset = Signal(signed(26))
+        with m.Switch(self.shift[2:]):
+            for step in range(8):
+                with m.Case(step):
+                    m.d.comb += scaled.eq(product >> 4 * step)
+        with m.If(scaled > top):
+            m.d.sync += shifted.eq(top)
+        with m.Elif(scaled < -top):
+            m.d.sync += shifted.eq(-top)
+        with m.Else():
+            m.d.sync += shifted.eq(scaled)
+        m.d.sync += offset.eq(skip + self.bias)
+        # Cycle 2: sum without its 8 fraction bits.
+        value = Signal(signed(20))
+        m.d.sync += value.eq((shifted + offset) >> 8)
+        # Cycle 3: clamp.
+        with m.If(value < 0):
+            m.d.sync += self.y.eq(0)
+        with m.Elif(value > self.limit):
+            m.d.sync += self.y.eq(self.limit)
+        with m.Else():
+            m.d.sync += self.y.eq(value)
+        return m
+
+
 class Requantize(wiring.Component):
     """``y = clamp((((acc * M) >> S) + res * R + B) >> 8, 0, 2^A - 1)`` for ``rows`` channels.
 
@@ -48,43 +100,19 @@ class Requantize(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        top = (1 << SHIFTED_BITS - 1) - 1
         limit = Signal(8)
         m.d.sync += limit.eq((1 << self.out_bits) - 1)
-        for row in range(self._rows):
-            acc = self.acc.word_select(row, self._acc_bits).as_signed()
-            multiplier = self.multiplier.word_select(row, 16).as_signed()
-            # Cycle 0: products.
-            product = Signal(signed(self._acc_bits + 16), name=f"product{row}")
-            skip = Signal(24, name=f"skip{row}")
-            m.d.sync += [
-                product.eq(acc * multiplier),
-                skip.eq(self.res.word_select(row, 8) * self.residual),
+        for number in range(self._rows):
+            channel = RequantizeChannel(acc_bits=self._acc_bits)
+            m.submodules[f"channel{number}"] = channel
+            m.d.comb += [
+                channel.acc.eq(self.acc.word_select(number, self._acc_bits)),
+                channel.res.eq(self.res.word_select(number, 8)),
+                channel.multiplier.eq(self.multiplier.word_select(number, 16)),
+                channel.bias.eq(self.bias.word_select(number, 24)),
+                channel.shift.eq(self.shift),
+                channel.residual.eq(self.residual),
+                channel.limit.eq(limit),
+                self.y.word_select(number, 8).eq(channel.y),
             ]
-            # Cycle 1: shift and saturate; residual plus bias.
-            shifted = Signal(signed(SHIFTED_BITS), name=f"shifted{row}")
-            offset = Signal(signed(26), name=f"offset{row}")
-            scaled = Signal.like(product, name=f"scaled{row}")
-            with m.Switch(self.shift[2:]):
-                for step in range(8):
-                    with m.Case(step):
-                        m.d.comb += scaled.eq(product >> 4 * step)
-            with m.If(scaled > top):
-                m.d.sync += shifted.eq(top)
-            with m.Elif(scaled < -top):
-                m.d.sync += shifted.eq(-top)
-            with m.Else():
-                m.d.sync += shifted.eq(scaled)
-            m.d.sync += offset.eq(skip + self.bias.word_select(row, 24).as_signed())
-            # Cycle 2: sum without its 8 fraction bits.
-            value = Signal(signed(20), name=f"value{row}")
-            m.d.sync += value.eq((shifted + offset) >> 8)
-            # Cycle 3: clamp.
-            y = self.y.word_select(row, 8)
-            with m.If(value < 0):
-                m.d.sync += y.eq(0)
-            with m.Elif(value > limit):
-                m.d.sync += y.eq(limit)
-            with m.Else():
-                m.d.sync += y.eq(value)
         return m

@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from hiddenfold.hw import lfsr
-from hiddenfold.hw.array import MaskedArray
+from hiddenfold.hw.array import MaskedArray, partial_bits
 from hiddenfold.hw.rectangle import TapWalker
 from hiddenfold.hw.requant import Requantize
 from hiddenfold.hw.weights import TileLoader
@@ -112,7 +112,7 @@ def test_tile_loader(rows, lanes, bus_bits, kernel, in_words, blocks, out_h, til
 def test_array(rows, lanes, planes, density):
     rng = random.Random(f"{rows}{lanes}{planes}{density}")
     dut = MaskedArray(rows=rows, lanes=lanes, planes=planes)
-    width = MaskedArray.partial_bits(lanes)
+    width = partial_bits(lanes)
     tiles = []
     for _ in range(4):
         masks = [

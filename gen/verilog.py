@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes generated Verilog small: one copy of equal modules, no memory contents."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["tidy"]
+
+_MODULE = re.compile(r"^module (\S+) ?\(.*?^endmodule\n", re.MULTILINE | re.DOTALL)
+_MEMORY_INIT = re.compile(r"  initial begin\n(?:    .*\[\d+\] = \d+'h0+;\n)+  end\n")
+_COUNTER = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
+
+
+def tidy(text: str) -> str:
+    """Return the same design with equal modules merged and all-zero memory contents left out.
+
+    Amaranth writes a module for each instance of a component and one line for each word of each
+    memory. Merged rows of the array let tools compile the row once; block RAM contents are never
+    relied upon (everything is written before it is read).
+    """
+    text = _MEMORY_INIT.sub("", text)
+    text = _COUNTER.sub(r"\\$unused ", text)
+    while True:
+        first: dict[str, str] = {}
+        merged: dict[str, str] = {}
+
+        def keep(match: re.Match[str], first=first, merged=merged) -> str:
+            name, body = match[1], match[0].split("(", 1)[1]
+            original = first.setdefault(body, name)
+            if original == name:
+                return match[0]
+            merged[name] = original
+            return ""
+
+        text = _MODULE.sub(keep, text)
+        if not merged:
+            return re.sub(r"\n{3,}", "\n\n", text)
+        names = "|".join(re.escape(name) for name in sorted(merged, key=len, reverse=True))
+        text = re.sub(
+            rf"^(  )({names})(?= )", lambda m, to=merged: m[1] + to[m[2]], text, flags=re.MULTILINE
+        )
