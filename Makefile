@@ -41,6 +41,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
+formal: setup
+	$(BIN)/python -m hiddenfold.verif.formal out/formal
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

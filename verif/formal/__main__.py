@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m hiddenfold.verif.formal [FOLDER]``: all proofs; exit status 1 if one fails."""
+
+import sys
+import time
+from pathlib import Path
+
+from hiddenfold.verif.formal import axi_lite, axi_read, axi_write, generator
+from hiddenfold.verif.formal.prover import prove, reach
+
+#: Name, what to prove, cycles of induction, cycles within which all covers must be reached.
+PROOFS = [
+    ("leap = 64 serial steps", generator.harness_leap, 1, 1),
+    ("signature of two words a cycle", generator.harness_signature, 2, 3),
+    ("AXI4-Lite slave and status", axi_lite.harness, 3, 12),
+    ("AXI4 read channel", axi_read.harness, 4, 16),
+    ("AXI4 write channel", axi_write.harness, 4, 24),
+]
+
+
+def main() -> int:
+    """Run all proofs and return the exit status."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out/formal").resolve()
+    failures = 0
+    for number, (name, harness, depth, cover_depth) in enumerate(PROOFS):
+        for check, cycles in ((prove, depth), (reach, cover_depth)):
+            begin = time.monotonic()
+            result = check(*harness(), folder / str(number), depth=cycles)
+            seconds = time.monotonic() - begin
+            print(f"{name}: {'FAILED ' * (not result.proved)}{result.text} ({seconds:.1f} s)")
+            failures += not result.proved
+    return int(failures != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
