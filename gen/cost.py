@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cycles and bytes that an image will take: a model of the accelerator's pipeline.
 
-The array works on a tile of weights while the next one is loaded, and the partial sums of a pixel
-tile are drained while the next pixel tile accumulates. The constants are cycles of the hardware's
-state machines; external memory is taken to answer after `MEMORY_LATENCY` cycles and then to deliver
-a beat each cycle.
+The array works on a tile of weights while the next one is loaded, the partial sums of a pixel tile
+are drained while the next pixel tile accumulates, and an instruction is fetched while the one
+before executes. The constants are cycles of the hardware's state machines, measured with programs
+that repeat one instruction. External memory answers after `MEMORY_LATENCY` cycles and then delivers
+a beat each cycle, as that of the embedded device does.
 """
 
 from __future__ import annotations
@@ -23,19 +24,26 @@ from hiddenfold.sw.shapes import Execution
 __all__ = ["Estimate", "Overhead", "execution_cost", "image_bytes", "overhead"]
 
 #: Cycles from a read command to the first beat of data.
-MEMORY_LATENCY = 16
-#: Cycles from the start of an instruction's fetch to the start of its execution, latency aside.
-DECODE = 12
-#: Cycles in which the loader of weight tiles waits between two tiles.
+MEMORY_LATENCY = 40
+#: Cycles of an instruction that does nothing, latency aside; most of it is the next one's fetch.
+FETCH = 22
+#: Cycles of a run besides its instructions.
+RUN = 8
+#: Cycles in which the loader of weight tiles does not take masks between two tiles.
 TILE_TURN = 3
-#: Cycles from the last pixel of a pixel tile to the first of its drain.
-DRAIN_START = 8
-#: Cycles from the last drained pixel of a block to the first of the next block.
-DRAIN_TURN = 10
+#: Cycles from the last pixel of a pixel tile to the first of its drain, and between two drains.
+DRAIN_TURN = 8
+#: Cycles of CONV, IMAGE, POOL and STORE besides their pixels or words, latency aside.
+CONV = 25
+IMAGE = 20
+POOL = 14
+STORE = 5
+#: Cycles of a word in STORE besides its beats.
+STORE_WORD = 3
 
 
 class Estimate(NamedTuple):
-    """What one execution of an operation takes, its instruction fetch included in `cycles`."""
+    """What one execution of an operation takes."""
 
     cycles: int
     mask_bytes: int = 0
@@ -51,45 +59,42 @@ class Overhead(NamedTuple):
 
 def execution_cost(execution: Execution, target: Target) -> Estimate:
     """Estimate one execution of an operation."""
-    start = fetch_cycles(target)
     if execution.weight_shape is not None:
         plan = ConvPlan.make(execution, target)
         logits = isinstance(execution.op, Classifier)
-        tile_bytes = target.tile_bits // 8
-        mask_bytes = tile_bytes * plan.blocks * len(plan.tiles) * plan.shape.kernel**2
+        mask_bytes = _tile_count(plan) * len(plan.tiles) * target.tile_bits // 8
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
-        cycles = start + _conv_cycles(plan, target, logits)
-        return Estimate(cycles, mask_bytes * plan.in_words, affine_bytes)
-    shape = map_shape(execution)
-    words = -(-shape.channels // target.lanes)
+        cycles = MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits)
+        return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
     if execution.kind == "unfold":
-        return Estimate(start + _image_cycles(execution, target))
-    return Estimate(start + _pool_cycles(shape.height, shape.width, words, execution.op.kernel))
+        cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, target)
+        return Estimate(_at_least_a_fetch(cycles))
+    return Estimate(_pool_cycles(execution, target, execution.op.kernel))
 
 
 def overhead(nodes: Sequence[Node], trace: bool, target: Target) -> Overhead:
     """Estimate loops, traces, copies, BEGIN and END; the bytes are those of all instructions."""
-    cycles = 2 * fetch_cycles(target)
+    empty = MEMORY_LATENCY + FETCH
+    cycles = RUN + 2 * empty
     fetched = 2
     times = 1
     for node in nodes:
         if node.loop_start:
             times = node.loop_count
             fetched += 1
-            cycles += fetch_cycles(target)
+            cycles += empty
         fetched += times
-        shape = map_shape(node.execution)
-        words = -(-shape.channels // target.lanes)
         if node.copy:
-            pool = _pool_cycles(shape.height, shape.width, words, 1)
-            cycles += times * (fetch_cycles(target) + pool)
+            cycles += times * _pool_cycles(node.execution, target, 1)
         elif trace and not isinstance(node.execution.op, Classifier):
-            beats = shape.height * shape.width * words * 8 * target.lanes // target.bus_bits
-            cycles += times * (fetch_cycles(target) + MEMORY_LATENCY + beats)
+            shape = map_shape(node.execution)
+            words = shape.height * shape.width * -(-shape.channels // target.lanes)
+            beats = 8 * target.lanes // target.bus_bits
+            cycles += times * _at_least_a_fetch(STORE + words * (beats + STORE_WORD))
             fetched += times
         if node.loop_end:
             fetched += times
-            cycles += times * fetch_cycles(target)
+            cycles += times * empty
             times = 1
     return Overhead(cycles, fetched * isa.BYTES)
 
@@ -99,26 +104,37 @@ def image_bytes(image: tuple[int, int]) -> int:
     return image[0] * -(-4 * image[1] // 16) * 16
 
 
-def fetch_cycles(target: Target) -> int:
-    """Cycles to fetch and decode an instruction."""
-    return MEMORY_LATENCY + DECODE + 8 * isa.BYTES // target.bus_bits
+def _at_least_a_fetch(cycles: int) -> int:
+    """The next instruction is fetched meanwhile, which takes its time, too."""
+    return max(cycles, MEMORY_LATENCY + FETCH)
+
+
+def _tile_count(plan: ConvPlan) -> int:
+    """Tiles of weights that all blocks of a layer have."""
+    return plan.blocks * plan.shape.kernel**2 * plan.in_words
 
 
 def _conv_cycles(plan: ConvPlan, target: Target, logits: bool) -> int:
     """Two banks of partial sums: one accumulates while the other is drained."""
     supply = target.rows + TILE_TURN
     tiles = [_accumulate(plan, first, rows, supply) for first, rows in plan.tiles]
-    summed = MEMORY_LATENCY + supply  # when the array is free
+    # A block's masks and constants come over one bus.
+    constants = 0 if logits else 64 * target.rows // target.bus_bits
+    masks = _tile_count(plan) // plan.blocks * len(plan.tiles) * target.tile_bits // target.bus_bits
+    busy = sum(cycles for cycles, _ in tiles)
+    bus_stall = max(0, masks + constants - busy)
+    summed = constants + supply  # when the array is free
     free = [0, 0]  # when each bank is
     drained = 0
     bank = 0
     for _ in range(plan.blocks):
+        summed += bus_stall
         for cycles, pixels in tiles:
             summed = max(summed, free[bank]) + cycles
-            drained = max(drained, summed + DRAIN_START) + pixels
+            drained = max(drained, summed) + DRAIN_TURN + pixels
             free[bank] = drained
             bank ^= 1
-        drained += DRAIN_TURN + (target.rows * 32 // target.bus_bits if logits else 0)
+        drained += target.rows * 32 // target.bus_bits if logits else 0
     return drained
 
 
@@ -133,13 +149,16 @@ def _accumulate(plan: ConvPlan, first: int, rows: int, supply: int) -> tuple[int
 
 
 def _image_cycles(execution: Execution, target: Target) -> int:
-    """Windows are made at the rate of a word a cycle, or of the pixels that come in."""
+    """The image is scanned with its padding; an output pixel takes a cycle for each word."""
+    height, width, _ = execution.in_shape
+    edge = execution.op.kernel // 2
     words = -(-execution.out_shape.channels // target.lanes)
-    made = execution.out_shape.height * execution.out_shape.width * words
-    read = 8 * image_bytes(execution.in_shape[:2]) // target.bus_bits
-    return MEMORY_LATENCY + max(made, read)
+    made = execution.out_shape.height * execution.out_shape.width * (words - 1)
+    return (height + edge) * (width + edge) + made
 
 
-def _pool_cycles(height: int, width: int, words: int, kernel: int) -> int:
-    """A word of the window is read each cycle."""
-    return height * width * words * kernel**2
+def _pool_cycles(execution: Execution, target: Target, kernel: int) -> int:
+    """A tap of a word takes a cycle, whether it is in the tensor or not."""
+    height, width, channels = map_shape(execution)
+    words = -(-channels // target.lanes)
+    return _at_least_a_fetch(POOL + height + height * width * words * kernel**2)
