@@ -87,6 +87,8 @@ class RunControl(wiring.Component):
         m.d.comb += self.fail_pc.eq(self.pc)
         with m.FSM() as fsm:
             with m.State("IDLE"):
+                # After an abort a command may still wait in the engine, until the next start.
+                m.d.comb += self.stop.eq(1)
                 with m.If(self.start):
                     m.d.comb += self.clear.eq(1)
                     m.next = "START"
