@@ -7,6 +7,10 @@ PYTHON ?= python3
 PIP_EXTRA ?=
 # Workers of pytest.
 JOBS ?= 2
+# Of `make regress`: another seed makes other networks.
+SEED ?= 1
+COUNT ?= 10
+TARGETS ?= sim-tiny peer-64 peer-256 ulx3s-85f zynq-7020 zu7ev
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +24,7 @@ help:
 	@echo "make demo     classify real images on the simulated accelerator, bit-exact; out/demo/index.html"
 	@echo "make test     all tests, under 20 minutes on 2 cores"
 	@echo "make regress  the long regression: random networks on every target"
-	@echo "make formal   proofs: generator, handshakes"
+	@echo "make formal   proofs by k-induction: generator, AXI handshakes"
 	@echo "make bench    throughput of golden model and simulated accelerator"
 	@echo "make docs     generated pages: register map, report, command reference, into out/docs"
 	@echo "make lint     style;  make types  static types;  make format  rewrite files"
@@ -41,6 +45,22 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
+# The cocotb benches, then random networks on every target; SEED=... COUNT=... TARGETS=... choose.
+regress: setup
+	$(BIN)/python -m pytest -q verif/tests/test_rtl_*.py
+	@for target in $(TARGETS); do \
+		$(BIN)/hiddenfold verify --target $$target --seed $(SEED) --count $(COUNT) || exit 1; \
+	done
+
+bench: setup
+	$(BIN)/python -m hiddenfold.verif.bench.speed
+
+docs: setup
+	@mkdir -p out/docs
+	$(BIN)/hiddenfold generate --target ulx3s-85f -o out/docs/ulx3s-85f
+	$(BIN)/hiddenfold report -o out/docs/report
+	$(BIN)/python -m hiddenfold.sw.commands.reference > out/docs/commands.txt
+
 formal: setup
 	$(BIN)/python -m hiddenfold.verif.formal out/formal
 
@@ -60,6 +80,7 @@ types: setup
 	@ln -sfn $(CURDIR)/sw build/types/hiddenfold/sw
 	@ln -sfn $(CURDIR)/verif/golden build/types/hiddenfold/verif/golden
 	@ln -sfn $(CURDIR)/verif/bench build/types/hiddenfold/verif/bench
+	@ln -sfn $(CURDIR)/verif/formal build/types/hiddenfold/verif/formal
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hiddenfold
 
 clean:

@@ -41,8 +41,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and those of the commands by name."""
     parser = _Parser(
         prog="hiddenfold",
         description="Hidden-Fold Networks from supermask search to a verified FPGA accelerator.",
@@ -52,12 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for group in GROUPS:
         group.register(commands)
-    return parser
+    return parser, dict(commands.choices)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser()[0].parse_args(argv)
     try:
         # A library that prints must not get between the caller and the one JSON object.
         with contextlib.redirect_stdout(sys.stderr):

@@ -19,6 +19,7 @@ from hiddenfold.sw.commands.common import (
     MODELS,
     Outcome,
     add_command,
+    at_least,
     default_model,
     format_table,
     installed_version,
@@ -73,6 +74,9 @@ def register(commands: Any) -> None:
         default=Path("out/demo"),
         help="default: out/demo",
     )
+    parser.add_argument(
+        "-n", "--count", metavar="N", type=at_least(1), default=8, help="pictures (default: 8)"
+    )
 
 
 def report(args: argparse.Namespace) -> Outcome:
@@ -109,6 +113,7 @@ def demo(args: argparse.Namespace) -> Outcome:
             f"model {path} must take 32x32 pictures, as those in {SAMPLES} are, "
             f"not {model.image[1]}x{model.image[0]}"
         )
+    pictures = pictures[: args.count]
     images = read_images(pictures, model)
     with progress_bar(2 * len(images), "pictures (run, then compare)") as tick:
         result = classify_on_device(

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hiddenfold.sw.cli import main
+from hiddenfold.sw.commands.reference import reference
 
 COMMANDS = (
     "train",
@@ -56,6 +57,12 @@ def test_top_level_help_names_every_command(capsys):
     text = capsys.readouterr().out
     for command in COMMANDS:
         assert re.search(rf"^    {command} ", text, re.MULTILINE)
+
+
+def test_reference_has_every_command():
+    text = reference()
+    for command in COMMANDS:
+        assert f"usage: hiddenfold {command} " in text
 
 
 def test_unknown_command(capsys):
