@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the instruction and the layer that belong to a program offset, for error messages."""
 
-from collections.abc import Iterator
-
 from hiddenfold.hw.isa import BYTES, Opcode
 from hiddenfold.sw.instructions import decode, disassemble
 from hiddenfold.sw.program import Program
 
-_LAYERS = (Opcode.CONV, Opcode.IMAGE, Opcode.POOL)
+_PARTS = (Opcode.CONV, Opcode.IMAGE, Opcode.POOL, Opcode.STORE)
 
 
 def instruction_at(program: Program, pc: int) -> str | None:
@@ -19,40 +17,14 @@ def instruction_at(program: Program, pc: int) -> str | None:
     return " ".join(line.split()[1:])
 
 
-def execution_order(memory: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (offset, opcode, iteration) of every executed instruction of one image.
-
-    Loops are unrolled. Stops after END, at the end of the memory image or at the first thing that
-    is no instruction.
-    """
-    pc, start, iteration, count = 0, None, 0, 0
-    while pc + BYTES <= len(memory):
-        fields = decode(memory[pc : pc + BYTES])
-        opcode = fields["opcode"]
-        if opcode not in list(Opcode):
-            return
-        yield pc, opcode, iteration
-        pc += BYTES
-        if opcode == Opcode.END:
-            return
-        if opcode == Opcode.LOOP:
-            start, iteration, count = pc, 0, fields["count"]
-        elif opcode == Opcode.ENDLOOP and start is not None:
-            if iteration + 1 < count:
-                pc, iteration = start, iteration + 1
-            else:
-                start, iteration = None, 0
-
-
 def layer_at(program: Program, pc: int) -> str | None:
     """Return the name of the layer whose instruction is at offset ``pc``, or None.
 
-    A STORE belongs to the layer before it.
+    A STORE, and a POOL that copies the state of a loop, belong to the layer before them.
     """
-    index = -1
-    for offset, opcode, _ in execution_order(program.memory):
-        index += opcode in _LAYERS
-        if offset == pc:
-            named = opcode in (*_LAYERS, Opcode.STORE) and 0 <= index < len(program.layers)
-            return program.layers[index]["name"] if named else None
-    return None
+    if pc % BYTES or not 0 <= pc <= len(program.memory) - BYTES:
+        return None
+    if decode(program.memory[pc : pc + BYTES])["opcode"] not in _PARTS:
+        return None
+    before = [layer for layer in program.layers if layer["pc"] <= pc]
+    return max(before, key=lambda layer: layer["pc"])["name"] if before else None

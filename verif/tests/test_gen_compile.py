@@ -10,6 +10,7 @@ from hiddenfold.gen.compile import CompileError, compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import lfsr
 from hiddenfold.hw.isa import Error, Opcode
+from hiddenfold.sw.driver.locate import layer_at
 from hiddenfold.sw.instructions import encode, instructions
 from hiddenfold.sw.model import Affine, Classifier, Conv, Loop, MaxPool, Model, Unfold
 from hiddenfold.sw.program import Program
@@ -172,6 +173,11 @@ def test_a_state_that_is_its_own_input_is_copied():
     assert (copy["kernel"], copy["stride"]) == (1, 1)
     assert copy["dst"] == convs(program)[1]["src"]
     assert [layer["op"] for layer in program.layers].count("maxpool") == 0
+    # Errors in the copy, and in what stores the trace, are the convolution's.
+    for opcode, name in ((Opcode.POOL, "a"), (Opcode.STORE, "unfold"), (Opcode.ENDLOOP, None)):
+        pc = next(pc for pc, f in instructions(program.memory) if f["opcode"] == opcode)
+        assert layer_at(program, pc) == name
+    assert layer_at(program, 1) is layer_at(program, 1 << 30) is None
 
 
 def test_two_states_that_change_places():

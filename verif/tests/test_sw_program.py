@@ -116,6 +116,7 @@ WRONG = {
     "number": (lambda h: h.update(ideal_cycles="1"), "ideal_cycles must be a number of 0 or "),
     "image": (lambda h: h.update(image=[1]), "image must be [height, width], not [1]"),
     "list": (lambda h: h.update(layers={}), "layers must be a list, not {}"),
+    "layers": (lambda h: h.update(layers=[{"name": "a"}]), "layers must have name and pc, not {'"),
     "trace": (lambda h: h.update(trace=[{}]), "trace must have height, width, channels, lane_"),
     "lanes": (lambda h: h.update(target_parameters={}), "target_parameters must have the number"),
     "size": (lambda h: h.update(image_bytes=64), "memory image must be the header's image_bytes, "),
