@@ -237,7 +237,8 @@ class Model:
 
     def _validate_logits(self, classifier: Execution) -> None:
         shape = classifier.in_shape
-        peak = self.accumulator_peak(classifier.op.stream, classifier.in_bits)
+        assert classifier.stream is not None
+        peak = self.accumulator_peak(classifier.stream, classifier.in_bits)
         largest = shape.height * shape.width * peak
         if largest > MAX_LOGIT:
             raise ValueError(

@@ -8,6 +8,7 @@ operation, what is allowed and what was found.
 
 from __future__ import annotations
 
+import dataclasses
 import reprlib
 from dataclasses import dataclass
 from typing import Any
@@ -197,7 +198,7 @@ def shorten(value: Any) -> str:
 
 
 def _fields(kind: type) -> tuple[str, ...]:
-    return tuple(kind.__dataclass_fields__)
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def _check_names(op: Any, **tensors: Any) -> None:

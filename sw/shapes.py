@@ -83,6 +83,26 @@ class Execution:
         return kind_name(self.op)
 
     @property
+    def residual(self) -> str | None:
+        """Name of the tensor that is added; None where there is none."""
+        return self.op.residual if isinstance(self.op, Conv) else None
+
+    @property
+    def reads(self) -> set[str]:
+        """Names of the tensors that are read."""
+        return {self.op.input} if self.residual is None else {self.op.input, self.residual}
+
+    @property
+    def writes(self) -> str | None:
+        """Name of the tensor that is assigned; None for a classifier."""
+        return None if isinstance(self.op, Classifier) else self.op.output
+
+    @property
+    def stream(self) -> int | None:
+        """Stream number of the weights; None for operations without weights."""
+        return self.op.stream if isinstance(self.op, (Conv, Classifier)) else None
+
+    @property
     def weight_shape(self) -> WeightShape | None:
         """Shape of the weights; None for operations without weights."""
         if isinstance(self.op, Conv):

@@ -193,9 +193,7 @@ def _dead_after(executions: list[Execution]) -> list[set[str]]:
     result: list[set[str]] = []
     alive: set[str] = set()
     for execution in reversed(executions):
-        op = execution.op
-        touched = {op.input, getattr(op, "residual", None), getattr(op, "output", None)} - {None}
-        result.append(touched - alive)
-        alive.discard(getattr(op, "output", None))
-        alive |= {op.input, getattr(op, "residual", None)} - {None}
+        written = set() if execution.writes is None else {execution.writes}
+        result.append((execution.reads | written) - alive)
+        alive = (alive - written) | execution.reads
     return result[::-1]

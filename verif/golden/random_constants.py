@@ -102,7 +102,7 @@ def _choose(
     residual: NDArray[np.int64],
 ) -> tuple[Affine, NDArray[np.int64]]:
     """Constants and the outputs that they make of these accumulators."""
-    has_residual = execution.op.residual is not None
+    has_residual = execution.residual is not None
     for _ in range(_TRIES):
         affine = _spread(rng, acc, residual, has_residual, execution.out_bits)
         if rng.random() < 0.3:

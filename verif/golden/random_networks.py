@@ -89,15 +89,17 @@ class Limits:
         peak = 0
         alive: dict[str, int] = {}
         for execution in reversed(executions):
-            op, shape = execution.op, execution.in_shape
-            output = getattr(op, "output", None)
-            words = {} if isinstance(op, Unfold) else {op.input: self._words(shape)}
-            if getattr(op, "residual", None) is not None:
-                words[op.residual] = self._words(execution.out_shape)
-            # What is written is counted on top of all that is read, even where it replaces it.
-            alive.pop(output, None)
+            words = {}
+            if not isinstance(execution.op, Unfold):
+                words[execution.op.input] = self._words(execution.in_shape)
+            if execution.residual is not None:
+                words[execution.residual] = self._words(execution.out_shape)
+            written = 0
+            if execution.writes is not None:
+                # Counted on top of all that is read, even where it replaces some of it.
+                written = self._words(execution.out_shape)
+                alive.pop(execution.writes, None)
             alive |= words
-            written = 0 if output is None else self._words(execution.out_shape)
             peak = max(peak, sum(alive.values()) + written)
         return peak
 
@@ -231,7 +233,7 @@ class _Builder:
 
     def _last(self) -> Execution:
         """What made the tensor at the end."""
-        made = [e for e in self._executions(self._ops) if getattr(e.op, "output", 0) == self._end]
+        made = [e for e in self._executions(self._ops) if e.writes == self._end]
         return made[-1]
 
     # Parts. Each returns the operations to add and moves `_end` to their result.
