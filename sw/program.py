@@ -227,15 +227,20 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     header["ideal_cycles"] = float(header["ideal_cycles"])
     if not _is_count(header["target_parameters"].get("lanes")):
         raise ValueError("Program file: target_parameters must have the number of lanes")
-    for layer in header["layers"]:
+    _check_lists(header["layers"], header["trace"] or [])
+    return header
+
+
+def _check_lists(layers: list[Any], trace: list[Any]) -> None:
+    """Raise `ValueError` unless the entries have what the driver reads."""
+    for layer in layers:
         place = layer.get("pc") if isinstance(layer, dict) else None
         if not _is_count(place) or not isinstance(layer.get("name"), str):
             raise ValueError(f"Program file: layers must have name and pc, not {layer!r:.80}")
     sizes = ("height", "width", "channels", "lane_words")
-    for entry in header["trace"] or []:
+    for entry in trace:
         if not isinstance(entry, dict) or not all(_is_count(entry.get(key)) for key in sizes):
             raise ValueError(f"Program file: trace must have {', '.join(sizes)}, not {entry!r}")
-    return header
 
 
 def _check_kind(key: str, value: Any, kind: type) -> None:
