@@ -30,6 +30,15 @@ def sometimes(probability: float, seed: int) -> Pattern:
     return pattern
 
 
+async def wait_until(ctx, condition, limit: int = 5000) -> None:
+    """Wait until ``condition`` was true in a cycle; raise ``TimeoutError`` after ``limit``."""
+    for _ in range(limit):
+        _, _, holds = await ctx.tick().sample(condition)
+        if holds:
+            return
+    raise TimeoutError(f"condition not met in {limit} cycles")
+
+
 async def send(ctx, stream, payloads: Iterable, pattern: Pattern = always) -> None:
     """Offer ``payloads`` one after the other; an offer stands until it is taken."""
     for payload in payloads:
@@ -37,9 +46,7 @@ async def send(ctx, stream, payloads: Iterable, pattern: Pattern = always) -> No
             await ctx.tick()
         ctx.set(stream.payload, payload)
         ctx.set(stream.valid, 1)
-        ready = False
-        while not ready:  # not .until(): its generator cannot be closed when the simulation ends
-            _, _, ready = await ctx.tick().sample(stream.ready)
+        await wait_until(ctx, stream.ready)
         ctx.set(stream.valid, 0)
 
 

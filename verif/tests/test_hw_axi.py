@@ -7,7 +7,14 @@ import pytest
 
 from hiddenfold.hw.axi import ReadChannel, WriteChannel
 from hiddenfold.verif.bench.sim_axi import DECERR, OKAY, SLVERR, AxiMemory
-from hiddenfold.verif.bench.sim_stream import Collector, always, send, simulate, sometimes
+from hiddenfold.verif.bench.sim_stream import (
+    Collector,
+    always,
+    send,
+    simulate,
+    sometimes,
+    wait_until,
+)
 
 BASE = 0x1000_0000
 SIZE = 3 * 4096
@@ -214,7 +221,7 @@ def test_read_error_response(response, bad_beat):
     async def testbench(ctx):
         open_windows(ctx, dut, 1)
         await send(ctx, dut.cmd0, [{"address": BASE, "beats": 1000}])
-        await ctx.tick().until(dut.error_bus)
+        await wait_until(ctx, dut.error_bus)
         begun = len(memory.reads) + 1  # at most the one whose address stands
         await settle(ctx, dut)
         assert len(memory.reads) <= begun
@@ -250,7 +257,7 @@ def test_read_window(address, beats, base, limit, good_bursts):
         ctx.set(dut.limit1, limit)
         ctx.set(dut.limit0, (1 << 33) - 1)
         await send(ctx, dut.cmd1, [{"address": address, "beats": beats}])
-        await ctx.tick().until(dut.error_window)
+        await wait_until(ctx, dut.error_window)
         # The other port is stopped as well.
         await send(ctx, dut.cmd0, [{"address": BASE + 256, "beats": 1}])
         await settle(ctx, dut)
@@ -407,7 +414,7 @@ def test_write_error_response(response, bad_burst):
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
-        await ctx.tick().until(dut.error_bus)
+        await wait_until(ctx, dut.error_bus)
         begun = len(memory.writes) + 1
         await settle(ctx, dut)
         assert len(memory.writes) <= begun
@@ -441,7 +448,7 @@ def test_write_window(address, limit, good_bursts):
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
-        await ctx.tick().until(dut.error_window)
+        await wait_until(ctx, dut.error_window)
         await settle(ctx, dut)
         assert ctx.get(dut.error_window) and not ctx.get(dut.error_bus)
 
