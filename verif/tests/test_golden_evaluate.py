@@ -23,6 +23,12 @@ def test_ranking_of_extremes():
     assert ranking([-(1 << 31), (1 << 31) - 1, 0]).tolist() == [1, 2, 0]
 
 
+def test_ranking_of_many_equal_logits():
+    logits = np.random.default_rng(0).integers(-2, 3, 1000)
+    expected = sorted(range(1000), key=lambda label: (-logits[label], label))
+    assert ranking(logits, 1000).tolist() == expected
+
+
 def scored_model():
     """A model with more than five classes whose logits differ."""
     return next(

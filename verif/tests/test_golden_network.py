@@ -121,6 +121,16 @@ def test_run_gives_the_logits_of_the_trace(seed):
         np.testing.assert_array_equal(logits, expected)
 
 
+@pytest.mark.parametrize("chunk", (1, 100, 1000))
+def test_results_do_not_depend_on_chunks(chunk, monkeypatch):
+    """Requantization in pieces of one row and more, the last piece shorter."""
+    model = small_model()
+    images = random_images(model, 3)
+    expected = naive_trace(model, images)
+    monkeypatch.setattr("hiddenfold.verif.golden.model.CHUNK", chunk)
+    assert first_mismatch(expected, Golden(model).trace(images)) is None
+
+
 def test_a_loop_is_its_body_written_out():
     """Folding shares weights: streams that are read again, other constants."""
     model = small_model()
