@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles generated Verilog and ``harness.cpp`` into a shared library, once per content.
 
-Results are kept in ``$XDG_CACHE_HOME/hiddenfold`` (``~/.cache/hiddenfold``) under a hash of all
-that goes in: Verilog, harness, flags, tool versions and the processor. Concurrent builds of one
-library wait for each other; a finished one appears by an atomic rename.
+Results are kept (:mod:`hiddenfold.sw.driver.cache`) under a hash of all that goes in: Verilog,
+harness, flags, tool versions and the processor.
 """
 
-import fcntl
-import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.tools import find_compiler, find_verilator, run_tool
+from hiddenfold.sw.driver.cache import cached, digest
 
 TOP = "hiddenfold"
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -39,12 +36,6 @@ COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-DVERILATOR
 Log = Callable[[str], None]
 
 
-def cache_folder() -> Path:
-    """Return the folder of finished builds, without making it."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hiddenfold"
-
-
 def target_verilog(target: Target, log: Log) -> Path:
     """Return the Verilog file of a target's top, generating it if the sources changed."""
     # The generator's own text stands for what it would produce: running it takes much longer.
@@ -53,7 +44,7 @@ def target_verilog(target: Target, log: Log) -> Path:
         for package in (_package_folder("hw"), _package_folder("gen"))
         for path in sorted(package.glob("*.py"))
     ]
-    key = _digest(
+    key = digest(
         repr(sorted(target.parameters().items())),
         importlib.metadata.version("amaranth"),
         *(path.name + "\n" + path.read_text(encoding="utf-8") for path in sources),
@@ -65,7 +56,7 @@ def target_verilog(target: Target, log: Log) -> Path:
         log(f"generating the Verilog of target {target.name} (once)")
         generate(target, folder)
 
-    return _cached(f"verilog-{key}", make) / f"{TOP}.v"
+    return cached(f"verilog-{key}", make) / f"{TOP}.v"
 
 
 def simulator_library(
@@ -78,7 +69,7 @@ def simulator_library(
     """
     verilator, compiler = find_verilator(), find_compiler()
     verilator_flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
-    key = _digest(
+    key = digest(
         verilog.read_text(encoding="utf-8"),
         HARNESS.read_text(encoding="utf-8"),
         Path(__file__).read_text(encoding="utf-8"),
@@ -120,38 +111,7 @@ def simulator_library(
         run_tool([compiler.path, "-shared", "-o", library, *objects, "-lpthread"])
         shutil.rmtree(work)
 
-    return _cached(f"simulator-{key}", make) / f"lib{TOP}.so"
-
-
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return the cache's folder ``name``; if there is none, have ``make`` fill one."""
-    root = cache_folder()
-    final = root / name
-    if final.is_dir():
-        return final
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f"{name}.lock"):
-        if final.is_dir():
-            return final
-        # Verilator and make dislike blanks in paths, which the cache's own path may have.
-        with tempfile.TemporaryDirectory(prefix="hiddenfold-") as scratch:
-            work = Path(scratch) / name
-            work.mkdir()
-            make(work)
-            arrived = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
-            try:
-                shutil.copytree(work, arrived, dirs_exist_ok=True)
-                arrived.rename(final)
-            finally:
-                shutil.rmtree(arrived, ignore_errors=True)
-    return final
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return cached(f"simulator-{key}", make) / f"lib{TOP}.so"
 
 
 def _package_folder(name: str) -> Path:
@@ -166,11 +126,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def _digest(*texts: str) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:24]

@@ -138,6 +138,9 @@ class Memory:
         """No transaction is unfinished."""
         return not (self._reads or self._writes or self._responses)
 
+    def __repr__(self) -> str:
+        return f"reads {self._reads}, writes {self._writes}, responses {self._responses}"
+
     async def run(self) -> None:
         """Serve for ever."""
         dut = self._dut

@@ -36,15 +36,14 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> CocotbBuild:
+def build() -> CocotbBuild:
     """The compiled top."""
-    verilog = target_verilog(Target.load("sim-tiny"), print)
-    return CocotbBuild(verilog, "hiddenfold", tmp_path_factory.mktemp("top") / "build")
+    return CocotbBuild(target_verilog(Target.load("sim-tiny"), print), "hiddenfold")
 
 
 @pytest.mark.parametrize("test", TESTS)
-def test_top(build: CocotbBuild, case: Path, test: str):
-    build.run(MODULE, test, {"HIDDENFOLD_CASE": str(case)})
+def test_top(build: CocotbBuild, case: Path, tmp_path: Path, test: str):
+    build.run(MODULE, test, tmp_path, {"HIDDENFOLD_CASE": str(case)})
 
 
 def test_no_cocotb_test_is_forgotten():
