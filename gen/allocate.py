@@ -185,8 +185,9 @@ def _live_out(steps: Sequence[Step]) -> list[set[int]]:
         changed = False
         for index in reversed(range(len(steps))):
             following = [index + 1] if index + 1 < len(steps) else []
-            if steps[index].back is not None:
-                following.append(steps[index].back)
+            back = steps[index].back
+            if back is not None:
+                following.append(back)
             live: set[int] = set()
             for target in following:
                 step = steps[target]

@@ -18,7 +18,7 @@ from hiddenfold.gen.graph import Node
 from hiddenfold.gen.plan import ConvPlan, map_shape
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import isa
-from hiddenfold.sw.operations import Classifier
+from hiddenfold.sw.operations import Classifier, Unfold
 from hiddenfold.sw.shapes import Execution
 
 __all__ = ["Estimate", "Overhead", "execution_cost", "image_bytes", "overhead"]
@@ -66,10 +66,11 @@ def execution_cost(execution: Execution, target: Target) -> Estimate:
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
         cycles = MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits)
         return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
-    if execution.kind == "unfold":
-        cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, target)
+    kernel = 1 if isinstance(execution.op, Classifier) else execution.op.kernel
+    if isinstance(execution.op, Unfold):
+        cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, target, kernel)
         return Estimate(_at_least_a_fetch(cycles))
-    return Estimate(_pool_cycles(execution, target, execution.op.kernel))
+    return Estimate(_pool_cycles(execution, target, kernel))
 
 
 def overhead(nodes: Sequence[Node], trace: bool, target: Target) -> Overhead:
@@ -86,7 +87,7 @@ def overhead(nodes: Sequence[Node], trace: bool, target: Target) -> Overhead:
         fetched += times
         if node.copy:
             cycles += times * _pool_cycles(node.execution, target, 1)
-        elif trace and not isinstance(node.execution.op, Classifier):
+        elif trace and node.traced:
             shape = map_shape(node.execution)
             words = shape.height * shape.width * -(-shape.channels // target.lanes)
             beats = 8 * target.lanes // target.bus_bits
@@ -148,10 +149,10 @@ def _accumulate(plan: ConvPlan, first: int, rows: int, supply: int) -> tuple[int
     return cycles, rows * plan.shape.out_w
 
 
-def _image_cycles(execution: Execution, target: Target) -> int:
+def _image_cycles(execution: Execution, target: Target, kernel: int) -> int:
     """The image is scanned with its padding; an output pixel takes a cycle for each word."""
     height, width, _ = execution.in_shape
-    edge = execution.op.kernel // 2
+    edge = kernel // 2
     words = -(-execution.out_shape.channels // target.lanes)
     made = execution.out_shape.height * execution.out_shape.width * (words - 1)
     return (height + edge) * (width + edge) + made

@@ -142,9 +142,9 @@ def c_header(target: Target) -> str:
         text = f"{register.access}{', 64 bits' if register.wide else ''}: {register.text}"
         lines.append(f"#define HIDDENFOLD_REG_{name} 0x{register.offset:02X} /* {text} */")
     lines += ["", "/* Bits of CONTROL and STATUS. */"]
-    for register, flags in _FLAGS.items():
+    for owner, flags in _FLAGS.items():
         for name, value in flags.items():
-            lines.append(f"#define HIDDENFOLD_{register}_{name} 0x{value:X}u")
+            lines.append(f"#define HIDDENFOLD_{owner}_{name} 0x{value:X}u")
     lines += ["", "/* Codes in ERROR. */"]
     for error in isa.Error:
         lines.append(f"#define HIDDENFOLD_ERROR_{error.name} {int(error)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hiddenfold.gen import allocate
 from hiddenfold.gen.allocate import Step
 from hiddenfold.sw.model import Model
-from hiddenfold.sw.operations import Classifier, Conv, Loop, Unfold
+from hiddenfold.sw.operations import Loop
 from hiddenfold.sw.shapes import Execution, infer
 
 __all__ = ["Graph", "Node", "build"]
@@ -34,6 +34,11 @@ class Node:
     loop_start: bool = False
     loop_end: bool = False
     copy: bool = False
+
+    @property
+    def traced(self) -> bool:
+        """Whether a traced program stores the result."""
+        return not self.copy and self.execution.writes is not None
 
 
 @dataclass
@@ -93,39 +98,34 @@ class _Builder:
         self._lanes = lanes
         self._variables: dict[str, int] = {}
 
-    def add(self, execution: Execution, dst: int | None = None) -> Node:
+    def add(self, execution: Execution, dst: int | None = None) -> None:
         """Append an operation; its result goes to variable `dst`, by default to a new one."""
-        op = execution.op
-        src = None if isinstance(op, Unfold) else self._variables[op.input]
-        res = None
-        if isinstance(op, Conv) and op.residual is not None:
-            res = self._variables[op.residual]
-        if not isinstance(op, Classifier):
-            if dst is None:
-                dst = self._variable(execution)
-            self._variables[op.output] = dst
+        # What is read is looked up first: the result may get the same name.
+        src = self._variables.get(execution.op.input)
+        res = None if execution.residual is None else self._variables[execution.residual]
+        if execution.writes is not None:
+            dst = self._variable(execution) if dst is None else dst
+            self._variables[execution.writes] = dst
         self.nodes.append(Node(execution, dst, src, res))
-        return self.nodes[-1]
 
     def loop(self, count: int, executions: list[Execution]) -> None:
         """Append a loop; what it carries to the next iteration ends where it was before."""
         first = len(self.nodes)
         before = dict(self._variables)
-        carried = _carried([execution.op for execution in executions])
-        last = {execution.op.output: execution for execution in executions}
+        carried = _carried(executions)
+        last = {execution.writes: execution for execution in executions}
         copies = []
         for execution in executions:
-            name = execution.op.output
+            name = execution.writes
             place = None
-            if name in carried and execution is last[name]:
+            if name is not None and name in carried and execution is last[name]:
                 place = before[name]
                 if self._variables[execution.op.input] == place:
                     # It reads as its input what it would overwrite: copy afterwards.
                     place = None
-                    copies.append(execution)
+                    copies.append((execution, name))
             self.add(execution, place)
-        for execution in copies:
-            name = execution.op.output
+        for execution, name in copies:
             src, dst = self._variables[name], before[name]
             self.nodes.append(Node(execution, dst, src, None, copy=True))
             self._variables[name] = dst
@@ -139,11 +139,12 @@ class _Builder:
         return variable
 
 
-def _carried(body: list[Conv]) -> set[str]:
+def _carried(body: list[Execution]) -> set[str]:
     """Names that an iteration reads from the one before."""
     read: set[str] = set()
     assigned: set[str] = set()
-    for op in body:
-        read |= {name for name in (op.input, op.residual) if name} - assigned
-        assigned.add(op.output)
+    for execution in body:
+        read |= execution.reads - assigned
+        if execution.writes is not None:
+            assigned.add(execution.writes)
     return read & assigned
