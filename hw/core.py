@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerator: what is shipped as Verilog module ``hiddenfold``."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Mux, ResetInserter, ResetSignal
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Module,
+    Mux,
+    ResetInserter,
+    ResetSignal,
+    Signal,
+)
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
@@ -224,6 +233,24 @@ class Engine(wiring.Component):
             out = self.signature.members[name].flow == Out
             m.d.comb += outer.eq(inner) if out else inner.eq(outer)
 
+        # IMAGE, POOL and STORE walk upwards through the memory: what follows its last word, or lies
+        # below the first of a tensor, has wrapped around. CONV finds that by itself.
+        wrapped = Signal()
+        with m.If(pool.act_r_en & (pool.act_r_addr < pool.src)):
+            m.d.sync += wrapped.eq(1)
+        for enable, address in (
+            (unfold.act_w_en, unfold.act_w_addr),
+            (pool.act_w_en, pool.act_w_addr),
+            (store.act_r_en, store.act_r_addr),
+        ):
+            at_end = Signal()
+            with m.If(sequencer.unit_start.any()):
+                m.d.sync += at_end.eq(0)
+            with m.Elif(enable.any()):
+                m.d.sync += at_end.eq(address.all())
+                with m.If(at_end & ~address.all()):
+                    m.d.sync += wrapped.eq(1)
+
         # Errors, the first in this order if several come in one cycle.
         with m.If(reader.error_bus):
             m.d.comb += self.error.eq(Error.BUS_READ)
@@ -235,7 +262,7 @@ class Engine(wiring.Component):
             m.d.comb += self.error.eq(Error.MASK_SIGNATURE)
         with m.Elif(conv.affine_error):
             m.d.comb += self.error.eq(Error.AFFINE_SIGNATURE)
-        with m.Elif(reader.error_window | writer.error_window | conv.overflow):
+        with m.Elif(reader.error_window | writer.error_window | conv.overflow | wrapped):
             m.d.comb += self.error.eq(Error.WINDOW)
 
         m.d.comb += [
