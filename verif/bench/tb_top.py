@@ -159,17 +159,16 @@ class Bench:
             if fields["opcode"] == opcode
         ][number]
 
-    def patch(self, offset: int, **fields: int) -> None:
-        """Change fields of an instruction in memory and sign it again."""
-        start = offset
-        changed = decode(self.program.memory[offset : offset + BYTES]) | fields
+    def patch(self, at: int, /, **fields: int) -> None:
+        """Change fields of the instruction at offset ``at`` in memory and sign it again."""
+        changed = decode(self.program.memory[at : at + BYTES]) | fields
         words = [0] * (BYTES // 8)
         for name, value in changed.items():
             field = FIELDS[name]
             if name != "signature":
                 words[field.word] |= value << field.lsb
         words[-1] = signature(words[:-1])
-        self.put(BASE + start, b"".join(word.to_bytes(8, "little") for word in words))
+        self.put(BASE + at, b"".join(word.to_bytes(8, "little") for word in words))
 
 
 @cocotb.test()
