@@ -273,6 +273,7 @@ class Unfold(wiring.Component):
             column[i] = Mux(above_1[i - 1] & col_real_1, column[i], 0)
 
         # Stage 2: window[i][j] is the pixel i rows above and j columns before the newest one.
+        # What an earlier image left in it has gone when row ``pad`` emits the first pixel.
         window = [
             [Signal(_PIXEL_BITS, name=f"window_{i}_{j}") for j in range(size)] for i in range(size)
         ]
@@ -283,8 +284,6 @@ class Unfold(wiring.Component):
                     m.d.sync += pixel.eq(before)
         with m.If(advance):
             m.d.sync += emit_2.eq(valid_1 & emit_1)
-        with m.If(self.start):
-            m.d.sync += [pixel.eq(0) for line in window for pixel in line]
 
         # Output words.
         word = Signal(16)

@@ -141,6 +141,7 @@ CASES = [
     (7, 1, 3, 2, 8, 128),
     (7, 1, 1, 1, 64, 64),
     (7, 2, 10, 9, 32, 64),
+    (7, 1, 4, 16, 64, 64),  # columns behind the edge must not reach the line buffers
 ]
 
 
