@@ -55,7 +55,9 @@ def stages(model: Model) -> list[Stage]:
 
     A block ends with the convolution that adds a residual tensor; a loop is a recurrent block.
     """
-    shapes = {execution.name: tuple(execution.out_shape) for execution in model.executions()}
+    shapes: dict[str, tuple[int, int, int]] = {
+        execution.name: (*execution.out_shape,) for execution in model.executions()
+    }
     head = Stage(title="stem", shape=(0, 0, 0))
     columns: list[Stage] = [head]
     open_lines: list[str] = []

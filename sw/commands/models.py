@@ -186,7 +186,7 @@ def _float_classifier(path: Path, model: Any) -> Classifier:
     def classify(images: NDArray[np.uint8], tick: Tick) -> NDArray[np.int64]:
         best = []
         for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(FLOAT_BATCH):
-            best.append(network.logits(part).argsort(1, descending=True, stable=True)[:, :5])
+            best.append(network.logits(part).argsort(dim=1, descending=True, stable=True)[:, :5])
             tick(len(part))
         return torch.cat(best).numpy()
 

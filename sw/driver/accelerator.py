@@ -133,12 +133,12 @@ class Accelerator:
                 code=Error.TARGET,
             )
         self._require_room(program, 1)
-        key = len(memory), zlib.crc32(memory)
+        key = len(memory), zlib.crc32(program.memory)
         if self._loaded != key:
             self._loaded = None
             base = self._device.memory_base
             self._device.write_memory(base, memory)
-            if zlib.crc32(self._device.read_memory(base, len(memory))) != key[1]:
+            if zlib.crc32(self._device.read_memory(base, len(memory)).tobytes()) != key[1]:
                 raise AcceleratorError(
                     f"program {program.model!r} does not read back as written from memory at "
                     f"{base:#x}: check the memory, and that nothing else uses these addresses"
@@ -323,7 +323,9 @@ class Accelerator:
             where += f", layer {layer!r}"
         if instruction is not None:
             where += f" ({instruction})"
-        remedy = REMEDIES.get(code, "bitstream and driver disagree")
+        remedy = "bitstream and driver disagree"
+        if code in set(Error):
+            remedy = REMEDIES.get(Error(code), remedy)
         return AcceleratorError(
             f"accelerator error {error_name(code)} ({code}) {where} after "
             f"{registers['IMAGES_DONE']} images and {registers['CYCLES']} cycles: {remedy}",

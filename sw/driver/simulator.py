@@ -115,8 +115,7 @@ def simulator_library(
 
 
 def _package_folder(name: str) -> Path:
-    module = importlib.import_module(f"hiddenfold.{name}")
-    return Path(module.__file__).parent
+    return Path(importlib.import_module(f"hiddenfold.{name}").__path__[0])
 
 
 def _processor() -> str:

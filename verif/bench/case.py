@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ IMAGES = 2
 def small_model(seed: int = 1) -> Model:
     """A folded network of 7 x 9 pixels: stem, projection, recurrent block, pool, classifier."""
     rng = np.random.default_rng(seed)
-    conv = {"kernel": 1, "bits": 4}
+    conv: dict[str, Any] = {"kernel": 1, "bits": 4}
     body = (
         Conv(name="a", input="x", output="y", out_channels=9, stream=3, **conv | {"kernel": 3}),
         Conv(name="b", input="y", output="x", out_channels=18, stream=4, residual="x", **conv),
@@ -71,4 +72,5 @@ def write_case(target: Target, folder: Path) -> None:
     compile_model(model, target, trace=True).save(folder / "program.hfp")
     np.save(folder / "images.npy", images)
     layers = Golden(model).trace(images)
-    np.savez(folder / "golden.npz", **{f"{i:03}": layer.values for i, layer in enumerate(layers)})
+    arrays: dict[str, Any] = {f"{i:03}": layer.values for i, layer in enumerate(layers)}
+    np.savez(folder / "golden.npz", **arrays)

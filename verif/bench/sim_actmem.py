@@ -23,7 +23,7 @@ class ActivationReads:
     async def run(self, ctx) -> None:
         """Background testbench."""
         dut = self._dut
-        pipeline = deque([None] * READ_LATENCY)
+        pipeline: deque = deque([None] * READ_LATENCY)
         while True:
             _, _, enabled, address = await ctx.tick().sample(dut.act_r_en, dut.act_r_addr)
             # An address of the cycle that just ended is number 1 of the pipeline.

@@ -38,7 +38,7 @@ class _Channel:
         self._bytes = data_bits // 8
         self._pattern = pattern
         self._is_ready = False
-        self._waiting = None
+        self._waiting: tuple[int, ...] | None = None
 
     @property
     def sampled(self) -> list:

@@ -18,14 +18,15 @@ def always() -> bool:
 def sometimes(probability: float, seed: int) -> Pattern:
     """Return a pattern that is active with ``probability``, in bursts as well as single cycles."""
     generator = random.Random(seed)
-    state = {"left": 0, "active": False}
+    left, active = 0, False
 
     def pattern() -> bool:
-        if state["left"] == 0:
-            state["left"] = generator.choice((1, 1, 1, 2, 5, 13))
-            state["active"] = generator.random() < probability
-        state["left"] -= 1
-        return state["active"]
+        nonlocal left, active
+        if left == 0:
+            left = generator.choice((1, 1, 1, 2, 5, 13))
+            active = generator.random() < probability
+        left -= 1
+        return active
 
     return pattern
 
@@ -54,7 +55,7 @@ class Collector:
     """Takes payloads into ``received`` and checks that an offer stands until it is taken."""
 
     def __init__(self, stream, pattern: Pattern = always):
-        self.received = []
+        self.received: list = []
         self._stream = stream
         self._pattern = pattern
 

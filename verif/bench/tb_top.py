@@ -134,7 +134,7 @@ class Bench:
         offset = self.output_at - BASE
         data = bytes(self.memory.data[offset : offset + self.output_size])
         for number, output in enumerate(self.program.unpack_output(data, len(self.images))):
-            found = [*output.trace, output.logits]
+            found: list[np.ndarray] = [*output.trace, output.logits]
             assert len(found) == len(self.golden)
             for layer, (ours, golden) in enumerate(zip(found, self.golden, strict=True)):
                 assert np.array_equal(ours, golden[number]), f"image {number}, layer {layer}"
