@@ -147,6 +147,13 @@ def test_a_residual_that_lives_on_is_not_overwritten():
     assert [step.dst for step in steps] == [0, 1, 2, 0, None]
 
 
+def test_a_place_that_was_in_use_beside_the_residual_is_not_given_up():
+    # 1 holds a value already while 0 waits to be added to its next one, as the state of a loop.
+    steps = [Step(0), Step(1, 0), Step(2, 1), Step(1, 2, 0), Step(None, 1)]
+    coalesce(steps)
+    assert [step.dst for step in steps] == [0, 1, 2, 1, None]
+
+
 def test_what_does_not_fit_is_measured():
     address, words = allocate([Step(0), Step(1, 0), Step(None, 1)], {0: 20, 1: 30}, 2, 16)
     assert address is None
