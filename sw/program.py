@@ -27,6 +27,7 @@ MAGIC = b"HFP1"
 FORMAT = 1
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 1 << 26
+MAX_NUMBER = 1 << 63
 _CRC_BYTES = 4
 
 
@@ -227,8 +228,36 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     header["ideal_cycles"] = float(header["ideal_cycles"])
     if not _is_count(header["target_parameters"].get("lanes")):
         raise ValueError("Program file: target_parameters must have the number of lanes")
+    if not header["classes"] or not all(isinstance(label, str) for label in header["classes"]):
+        raise ValueError("Program file: classes must be strings, at least one")
     _check_lists(header["layers"], header["trace"] or [])
+    _check_output(header)
     return header
+
+
+def _check_output(header: dict[str, Any]) -> None:
+    """Raise `ValueError` unless the output holds just what it is said to hold."""
+    lanes = header["target_parameters"]["lanes"]
+    expected = 4 * header["logits"] + sum(
+        entry["height"] * entry["width"] * entry["lane_words"] * lanes
+        for entry in header["trace"] or []
+    )
+    if header["output_bytes"] != expected:
+        raise ValueError(
+            f"Program file: output_bytes must be {expected} as logits and trace say, "
+            f"not {header['output_bytes']}"
+        )
+    if header["logits"] < len(header["classes"]):
+        raise ValueError(
+            f"Program file: logits must be at least the {len(header['classes'])} classes, "
+            f"not {header['logits']}"
+        )
+    for entry in header["trace"] or []:
+        if entry["channels"] > entry["lane_words"] * lanes:
+            raise ValueError(
+                f"Program file: channels of a trace must be at most {entry['lane_words'] * lanes}, "
+                f"not {entry['channels']}"
+            )
 
 
 def _check_lists(layers: list[Any], trace: list[Any]) -> None:
@@ -247,7 +276,7 @@ def _check_kind(key: str, value: Any, kind: type) -> None:
     """Raise `ValueError` unless `value` is what the header has under `key`."""
     accepted = isinstance(value, int | float if kind is float else kind)
     if accepted and kind in (int, float):
-        accepted = not isinstance(value, bool) and value >= 0
+        accepted = not isinstance(value, bool) and 0 <= value < MAX_NUMBER
     if not accepted:
         raise ValueError(f"Program file: {key} must be {_NAMES[kind]}, not {value!r:.80}")
 
@@ -257,8 +286,8 @@ def _is_count(value: Any) -> bool:
 
 
 _NAMES = {
-    int: "an integer of 0 or more",
-    float: "a number of 0 or more",
+    int: "an integer in 0..2^63-1",
+    float: "a number in 0..2^63-1",
     str: "a string",
     list: "a list",
     dict: "an object",
