@@ -121,7 +121,7 @@ def make_program(**changes) -> Program:
         "instructions": 4,
         "mask_bytes": 0,
         "affine_bytes": 0,
-        "layers": [{"name": "unfold"}, {"name": "classifier"}],
+        "layers": [{"name": "unfold", "pc": 64}, {"name": "classifier", "pc": 128}],
         "trace": None,
         "memory": image,
     }
