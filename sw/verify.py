@@ -28,7 +28,7 @@ from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_constants import random_constants, random_masks
 from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
 
-__all__ = ["Comparison", "check_model", "compare_run", "verify"]
+__all__ = ["Comparison", "check_model", "compare_run", "network_limits", "verify"]
 
 #: Multiply-accumulates of a random network, in cycles of the target's array: what the simulator
 #: does in about a second.
@@ -96,7 +96,7 @@ def verify(
     with Accelerator.open(url or f"rtl:{name}") as accelerator:
         for number in range(seed, seed + (count or 1)):
             if config is None:
-                model = random_model(number, _limits(target))
+                model = random_model(number, network_limits(target))
                 again = f"--seed {number} --count 1"
             else:
                 model = _configured(config, number)
@@ -184,7 +184,6 @@ def _configured(config: Path | str, seed: int) -> Model:
     return replace(model, affine=random_constants(rng, model, image))
 
 
-def _limits(target: Target) -> Limits:
+def network_limits(target: Target) -> Limits:
     """What a network may need to run on the target, in reasonable time in simulation."""
-    macs = int(CYCLES * target.macs_per_cycle)
-    return Limits.of(target, max_macs=macs)
+    return Limits.of(target, max_macs=int(CYCLES * target.macs_per_cycle))

@@ -261,6 +261,7 @@ class Accelerator:
         except KeyboardInterrupt:
             self.abort()
             raise
+        self._write("CONTROL", 0)
         if self._read("STATUS") & regmap.STATUS_ERROR:
             raise self._error(program)
         done = self._read("IMAGES_DONE")

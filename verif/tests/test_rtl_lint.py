@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated Verilog in other tools: Verilator's lint and Yosys."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hiddenfold.gen.target import Target
+from hiddenfold.gen.tools import find_verilator, run_yosys
+from hiddenfold.sw.driver.simulator import target_verilog
+
+WAIVERS = Path(__file__).parent.parent / "lint.vlt"
+
+
+@pytest.mark.parametrize("name", ["sim-tiny", "ulx3s-85f"])
+def test_lint(name: str):
+    verilog = target_verilog(Target.load(name), print)
+    messages = find_verilator().run(
+        ["--lint-only", "-Wall", "--top-module", "hiddenfold", WAIVERS, verilog]
+    )
+    assert "%Warning" not in messages and "%Error" not in messages
+
+
+def test_lint_finds_what_is_not_waived(tmp_path: Path):
+    text = target_verilog(Target.load("sim-tiny"), print).read_text(encoding="utf-8")
+    broken = tmp_path / "hiddenfold.v"
+    # Two drivers of one output of the top.
+    text, count = re.subn(
+        r"(module hiddenfold\(.*?)(endmodule)", r"\1  assign irq = aclk;\n\2", text, flags=re.S
+    )
+    assert count == 1
+    broken.write_text(text, encoding="utf-8")
+    with pytest.raises(RuntimeError, match="irq"):
+        find_verilator().run(
+            ["--lint-only", "-Wall", "--top-module", "hiddenfold", WAIVERS, broken]
+        )
+
+
+def test_yosys_reads_and_maps_the_top():
+    verilog = target_verilog(Target.load("sim-tiny"), print)
+    log = run_yosys(
+        "read_verilog hiddenfold.v; synth_ecp5 -noflatten -top hiddenfold; check -assert; stat",
+        cwd=verilog.parent,
+    )
+    cells = dict(re.findall(r"^\s+(\d+)\s+(\w+)$", log, flags=re.M)[::-1])
+    cells = {name: int(count) for count, name in cells.items()}
+    assert {"LUT4", "TRELLIS_FF"} <= set(cells), sorted(cells)
