@@ -31,12 +31,13 @@ def _no_error(address: int) -> int:
 class _Channel:
     """Address channel of a memory: takes bursts and checks them."""
 
-    def __init__(self, dut, name: str, data_bits: int, pattern: Pattern):
+    def __init__(self, dut, name: str, data_bits: int, pattern: Pattern, shy: bool):
         self._signals = [getattr(dut, f"m_axi_{name}{field}") for field in _ADDRESS]
         self._valid = getattr(dut, f"m_axi_{name}valid")
         self._ready = getattr(dut, f"m_axi_{name}ready")
         self._bytes = data_bits // 8
         self._pattern = pattern
+        self._shy = shy
         self._is_ready = False
         self._waiting: tuple[int, ...] | None = None
 
@@ -45,7 +46,7 @@ class _Channel:
         return [self._valid, *self._signals]
 
     def before_edge(self, ctx) -> None:
-        self._is_ready = bool(self._pattern())
+        self._is_ready = bool(self._pattern() and (not self._shy or ctx.get(self._valid)))
         ctx.set(self._ready, self._is_ready)
 
     def after_edge(self, cycle: int, valid: int, *fields: int) -> Burst | None:
@@ -67,8 +68,9 @@ class AxiMemory:
 
     ``latency`` is the cycles from an accepted read address to its first beat (bursts overlap).
     ``ar, r, aw, w, b`` are the activity patterns of the channels, ``read_error`` and
-    ``write_error`` give the response for a beat's or a burst's address. ``reads`` and ``writes``
-    list the bursts seen; ``finished_reads`` and ``finished_writes`` count those completed.
+    ``write_error`` give the response for a beat's or a burst's address. A ``shy`` memory is ready
+    only after it has seen valid, as AXI allows. ``reads`` and ``writes`` list the bursts seen;
+    ``finished_reads`` and ``finished_writes`` count those completed.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class AxiMemory:
         b: Pattern = always,
         read_error: Callable[[int], int] = _no_error,
         write_error: Callable[[int], int] = _no_error,
+        shy: bool = False,
     ):
         self.content = bytearray(content)
         self.reads: list[Burst] = []
@@ -100,11 +103,12 @@ class AxiMemory:
         self._patterns = {"ar": ar, "r": r, "aw": aw, "w": w, "b": b}
         self._read_error = read_error
         self._write_error = write_error
+        self._shy = shy
 
     async def run_reads(self, ctx) -> None:
         """Background testbench of the AR and R channels."""
         dut = self._dut
-        channel = _Channel(dut, "ar", self._data_bits, self._patterns["ar"])
+        channel = _Channel(dut, "ar", self._data_bits, self._patterns["ar"], self._shy)
         queue: deque[tuple[int, bool, int]] = deque()  # address, last, earliest cycle of each beat
         offered = None
         cycle = 0
@@ -141,7 +145,7 @@ class AxiMemory:
     async def run_writes(self, ctx) -> None:
         """Background testbench of the AW, W and B channels."""
         dut = self._dut
-        channel = _Channel(dut, "aw", self._data_bits, self._patterns["aw"])
+        channel = _Channel(dut, "aw", self._data_bits, self._patterns["aw"], self._shy)
         bursts: deque[Burst] = deque()
         beats: deque[tuple[int, int]] = deque()  # data, last
         answers: deque[int] = deque()
@@ -150,7 +154,7 @@ class AxiMemory:
         cycle = 0
         while True:
             channel.before_edge(ctx)
-            w_ready = bool(self._patterns["w"]())
+            w_ready = bool(self._patterns["w"]() and (not self._shy or ctx.get(dut.m_axi_wvalid)))
             ctx.set(dut.m_axi_wready, w_ready)
             if not answering and answers and self._patterns["b"]():
                 ctx.set(dut.m_axi_bresp, answers.popleft())

@@ -75,7 +75,7 @@ READ_CASES = {
 
 PATTERNS = {
     "no gaps": {"latency": 1},
-    "long latency": {"latency": 40},
+    "long latency": {"latency": 40, "shy": True},
     "gaps in the memory": {"latency": 7, "ar": sometimes(0.3, 1), "r": sometimes(0.5, 2)},
 }
 
@@ -302,11 +302,12 @@ WRITE_CASES = {
     "gaps",
     [
         {},
+        {"shy": True},
         {"aw": sometimes(0.3, 1), "w": sometimes(0.5, 2), "b": sometimes(0.2, 3)},
         {"aw": sometimes(0.1, 4)},
         {"b": sometimes(0.03, 5)},
     ],
-    ids=["no gaps", "gaps", "late addresses", "late responses"],
+    ids=["no gaps", "shy", "gaps", "late addresses", "late responses"],
 )
 @pytest.mark.parametrize("case", WRITE_CASES)
 @pytest.mark.parametrize("data_bits", [64, 128])
