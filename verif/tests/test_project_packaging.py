@@ -135,6 +135,24 @@ def test_driver_needs_numpy_only():
     assert (result.returncode, result.stdout.strip()) == (0, "imported"), result.stderr
 
 
+def test_inspect_needs_no_extra(tiny_hfn):
+    code = f"import hiddenfold.sw.cli as c\nsys.exit(c.main(['inspect', {str(tiny_hfn)!r}]))"
+    result = run_without(EXTRAS, code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("tiny: ")
+
+
+def test_a_command_says_which_extra_it_needs(tiny_hfn, tiny_png):
+    arguments = ["run", str(tiny_hfn), str(tiny_png), "--backend", "golden"]
+    code = f"import hiddenfold.sw.cli as c\nsys.exit(c.main({arguments!r}))"
+    result = run_without(EXTRAS, code)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "hiddenfold run: error: this command needs the Python package 'torch', which is not "
+        "installed: pip install 'hiddenfold[train]'\n"
+    )
+
+
 def test_hardware_imports_nothing_of_ours_above_it():
     for path in (ROOT / "hw").glob("*.py"):
         text = path.read_text()
