@@ -163,7 +163,7 @@ def roofline(executions: Sequence[Mapping[str, Any]], target: Target) -> Rooflin
 
     The rate of the array is ``target.macs_per_cycle``; skipped padding lifts points above it.
     """
-    left, right, top, bottom = 46.0, 470.0, 12.0, 262.0
+    left, right, top, bottom = 46.0, 456.0, 12.0, 262.0
     bytes_per_cycle = target.bus_bits / 8
     peak = float(target.macs_per_cycle)
     names: dict[str, list[Mapping[str, Any]]] = {}
