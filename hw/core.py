@@ -17,7 +17,9 @@ from amaranth.utils import exact_log2
 
 from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import ActivationMemory
-from hiddenfold.hw.axi import ReadChannel, WriteChannel, axi4_lite_ports, axi4_ports
+from hiddenfold.hw.axi import axi4_lite_ports, axi4_ports
+from hiddenfold.hw.axi_read import ReadChannel
+from hiddenfold.hw.axi_write import WriteChannel
 from hiddenfold.hw.conv import ConvEngine
 from hiddenfold.hw.isa import Error
 from hiddenfold.hw.pool import Pool

@@ -291,3 +291,18 @@ class AxiLiteMaster:
                     ctx.set(dut.s_axi_rready, 0)
                     return answer
         raise TimeoutError(f"no answer to the read at {address:#x}")
+
+
+async def settle(ctx, dut, limit: int = 500) -> None:
+    """Wait until the channel ``dut`` is idle, and then for what should not come.
+
+    Raises ``TimeoutError`` after ``limit`` cycles.
+    """
+    for _ in range(limit):
+        await ctx.tick()
+        if ctx.get(dut.idle):
+            break
+    else:
+        raise TimeoutError("channel does not become idle")
+    await ctx.tick().repeat(40)
+    assert ctx.get(dut.idle)

@@ -84,6 +84,20 @@ class Collector:
         raise TimeoutError(f"{len(self.received)} of {count} payloads after {limit} cycles")
 
 
+class Counter:
+    """Counts into ``values`` the cycles in which each signal was 1."""
+
+    def __init__(self, *signals):
+        self.values = [0] * len(signals)
+        self._signals = signals
+
+    async def run(self, ctx) -> None:
+        """Background testbench."""
+        while True:
+            _, _, *levels = await ctx.tick().sample(*self._signals)
+            self.values = [value + level for value, level in zip(self.values, levels, strict=True)]
+
+
 def simulate(dut, testbench, *background) -> None:
     """Run ``testbench`` to its end on a 1 MHz clock, with others in the background."""
     simulator = Simulator(dut)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of hw/axi.py's ReadChannel, for any requesters and any memory that keeps to AXI4."""
+"""Rules of hw/axi_read.py's ReadChannel, for any requesters and any memory that keeps to AXI4."""
 
 from amaranth.hdl import Assert, Assume, Cat, Cover, Module, Mux, Signal
 
-from hiddenfold.hw.axi import ReadChannel
+from hiddenfold.hw.axi_read import ReadChannel
 from hiddenfold.verif.formal.prover import assert_stable, before, inputs, open_up
 
 _BOUNDARY = 4096

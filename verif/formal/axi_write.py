@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of hw/axi.py's WriteChannel, for any producer and any memory that keeps to AXI4."""
+"""Rules of hw/axi_write.py's WriteChannel, for any producer and any memory that keeps to AXI4."""
 
 from amaranth.hdl import Assert, Assume, Cat, Cover, Module, Signal
 
-from hiddenfold.hw.axi import WriteChannel
+from hiddenfold.hw.axi_write import WriteChannel
 from hiddenfold.verif.formal.prover import assert_stable, before, inputs, open_up
 
 _BOUNDARY = 4096

@@ -4,7 +4,8 @@
 
 import pytest
 
-from hiddenfold.hw.axi import ReadChannel, WriteChannel
+from hiddenfold.hw.axi_read import ReadChannel
+from hiddenfold.hw.axi_write import WriteChannel
 from hiddenfold.hw.fifo import ShortQueue, StreamFifo
 from hiddenfold.hw.registers import Registers
 from hiddenfold.hw.store import Store
