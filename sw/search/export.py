@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained run to a model file: fold the batch norms, calibrate, quantize, pack."""
+"""From a trained run to a model file: batch norms, calibration, quantization, packing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hiddenfold.sw.search.quantize import (
     residual_multiplier,
 )
 from hiddenfold.sw.search.supermask import MaskedConv2d
-from hiddenfold.sw.search.train import load_run
+from hiddenfold.sw.search.train import REFRESH_IMAGES, load_run, refresh_batch_norms
 
 __all__ = ["build_model", "export_run", "fold_batch_norms", "quantize"]
 
@@ -46,8 +46,9 @@ def export_run(
 ) -> Model:
     """The model of a run, quantized with activations of `act_bits` bits (1 .. 8).
 
-    Calibrates on training images and notes the float accuracy on the test images. With `output`
-    the model is saved there, and its float constants beside it.
+    Measures the batch norms anew and calibrates, both on training images, and notes the float
+    accuracy on the test images. With `output` the model is saved there, and its float constants
+    beside it.
     """
     if isinstance(act_bits, bool) or not isinstance(act_bits, int):
         raise TypeError(f"Activation bits must be an integer, not {act_bits!r}")
@@ -56,14 +57,16 @@ def export_run(
     config, network, log = load_run(run_dir)
     size = DATASETS[config.dataset][1]
     names = load_class_names(data_dir)
-    calibration = load_cifar100(data_dir, "train").images[:CALIBRATION_IMAGES]
+    training = resize(load_cifar100(data_dir, "train").images[:REFRESH_IMAGES], size)
     test = load_cifar100(data_dir, "test")
+    refresh_batch_norms(network, training)
+    network.eval()
     model = build_model(network, config.dataset, names, (size, size), act_bits)
     constants = fold_batch_norms(network)
     best = FloatNetwork(model, constants).logits(resize(test.images, size)).argmax(1)
     top1 = 100.0 * float((best == test.labels).double().mean())
     model = dataclasses.replace(
-        quantize(model, constants, calibration),
+        quantize(model, constants, training[:CALIBRATION_IMAGES]),
         accuracy={"float": top1, "golden": None},
         provenance={"epochs": str(len(log)), "config": config.model.name},
     )

@@ -25,11 +25,13 @@ from hiddenfold.sw.search.data import Split, augment, batches, load_cifar100, re
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
-__all__ = ["accuracy", "learning_rate_factor", "load_run", "train"]
+__all__ = ["accuracy", "learning_rate_factor", "load_run", "refresh_batch_norms", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 CONFIG = "config.json"
 LOG = "log.csv"
+# Training images for `refresh_batch_norms`.
+REFRESH_IMAGES = 5120
 _COLUMNS = ["epoch", "size", "lr", "train_loss", "train_top1", "top1", "top5", "seconds"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -58,6 +60,32 @@ def accuracy(
     model.train(was_training)
     top1, top5 = (100.0 * hits / len(split)).tolist()
     return top1, top5
+
+
+def refresh_batch_norms(
+    model: nn.Module,
+    images: Tensor,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 128,
+) -> None:
+    """Measure the statistics of all batch norms anew on uint8 `images`, averaged over batches.
+
+    The running averages of the search lag behind: each step changes masks, and a few steps change
+    the statistics of a recurrent block's last iteration by more than the average forgets.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = model.training
+    model.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average of all batches
+    with torch.no_grad():
+        for part in images.split(batch):
+            model(to_float(part, dtype))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)
 
 
 def train(
@@ -166,6 +194,9 @@ class _Search:
         self.epoch += 1
         top1 = top5 = math.nan
         if self.epoch % settings.eval_every == 0 or self.epoch == settings.epochs:
+            refresh_batch_norms(
+                self.model, split.images[:REFRESH_IMAGES], _DTYPES[settings.precision]
+            )
             resized = Split(resize(test.images, size), test.labels)
             top1, top5 = accuracy(self.model, resized, dtype=_DTYPES[settings.precision])
         loss, hits = (total / steps).tolist()

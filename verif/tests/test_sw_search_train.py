@@ -13,7 +13,12 @@ import torch
 from hiddenfold.sw.search import data as data_module
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
 from hiddenfold.sw.search.data import Split, augment, batches, load_cifar100, resize, to_float
-from hiddenfold.sw.search.train import learning_rate_factor, load_run, train
+from hiddenfold.sw.search.train import (
+    learning_rate_factor,
+    load_run,
+    refresh_batch_norms,
+    train,
+)
 
 
 def tiny_config(**changes) -> SearchConfig:
@@ -138,6 +143,19 @@ def test_learning_rate() -> None:
     config = TrainConfig(phases=tiny_config().train.phases, warmup=1.0)
     factors = [learning_rate_factor(config, x) for x in (0.0, 0.5, 1.0, 3.0, 5.0)]
     assert factors == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
+    norm = torch.nn.BatchNorm2d(3, momentum=0.3)
+    model = torch.nn.Sequential(norm).eval()
+    images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
+    for _ in range(2):
+        refresh_batch_norms(model, images, batch=4)
+    values = to_float(images)
+    assert torch.allclose(norm.running_mean, values.mean((0, 2, 3)))
+    variances = [part.var((0, 2, 3)) for part in values.split(4)]
+    assert torch.allclose(norm.running_var, (variances[0] + variances[1]) / 2)
+    assert norm.momentum == 0.3 and not model.training
 
 
 def test_augment_shifts_and_mirrors() -> None:
