@@ -59,7 +59,7 @@ def export_run(
     names = load_class_names(data_dir)
     training = resize(load_cifar100(data_dir, "train").images[:REFRESH_IMAGES], size)
     test = load_cifar100(data_dir, "test")
-    refresh_batch_norms(network, training)
+    refresh_batch_norms(network, training, config.train.crop_padding, config.train)
     network.eval()
     model = build_model(network, config.dataset, names, (size, size), act_bits)
     constants = fold_batch_norms(network)

@@ -149,8 +149,9 @@ def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
     norm = torch.nn.BatchNorm2d(3, momentum=0.3)
     model = torch.nn.Sequential(norm).eval()
     images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
+    settings = TrainConfig(phases=tiny_config().train.phases, batch=4, flip=False)
     for _ in range(2):
-        refresh_batch_norms(model, images, batch=4)
+        refresh_batch_norms(model, images, 0, settings)
     values = to_float(images)
     assert torch.allclose(norm.running_mean, values.mean((0, 2, 3)))
     variances = [part.var((0, 2, 3)) for part in values.split(4)]
