@@ -59,9 +59,7 @@ def test_missing_compiler(monkeypatch, tmp_path):
     find_compiler.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(
-        ToolError, match=r"^no C\+\+ compiler found \(tried g\+\+, clang"
-    ):
+    with pytest.raises(ToolError, match=r"^no C\+\+ compiler found \(tried g\+\+, clang"):
         find_compiler()
 
 
