@@ -8,8 +8,6 @@ read. It does not depend on any hardware.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from hiddenfold.sw import model_file, model_summary, signs
 from hiddenfold.sw.affine import SHIFTS, Affine, check_array
+from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.operations import (
     IMAGE,
     MAX_CHANNELS,
@@ -91,20 +90,7 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Validate, then write the file; it appears complete or not at all."""
-        data = self.to_bytes()
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                # mkstemp makes private files; a model has the permissions of any other file.
-                umask = os.umask(0)
-                os.umask(umask)
-                os.fchmod(file.fileno(), 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """Validate and return the bytes of the model file."""

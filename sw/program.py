@@ -8,9 +8,7 @@ needs to know to run it. This module needs numpy and the standard library only.
 from __future__ import annotations
 
 import json
-import os
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.instructions import disassemble
 
 __all__ = ["FORMAT", "MAGIC", "Output", "Program"]
@@ -77,20 +76,7 @@ class Program:
 
     def save(self, path: str | Path) -> None:
         """Write the file; it appears complete or not at all."""
-        data = self.to_bytes()
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                # mkstemp makes private files; a program has the permissions of any other file.
-                umask = os.umask(0)
-                os.umask(umask)
-                os.fchmod(file.fileno(), 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The bytes of the program file."""
