@@ -119,8 +119,7 @@ class MaskedArray(wiring.Component):
     load, row, mask, negative
         Write a row of the shadow tile.
     swap
-        In the cycle of the first ``data`` of the new tile, or up to the next: that data and all
-        later ones see the new tile.
+        In the cycle of the first ``data`` of the new tile: that data and all later ones see it.
     data, pass_
         Activation word; number of the pass (planes ``pass_ * planes`` and up).
     partial

@@ -70,7 +70,6 @@ class Engine(wiring.Component):
             rows=rows,
             bus_bits=bus_bits,
             check={
-                "lanes": lanes,
                 "planes": planes,
                 "depth": psum_depth,
                 "act_words": act_banks * act_bank_words,

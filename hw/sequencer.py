@@ -92,14 +92,12 @@ class FieldCheck(wiring.Component):
     def __init__(
         self,
         *,
-        lanes: int,
         planes: int,
         depth: int,
         act_words: int,
         image_width: int,
         stem_kernel: int,
     ):
-        self._lanes = lanes
         self._planes = planes
         self._depth = depth
         self._act_words = act_words
