@@ -102,7 +102,7 @@ class Target:
         self._check_choice("planes", (1, 2, 4, 8))
         self._check_choice("bus_bits", (64, 128))
         self._check_choice("act_banks", _POWERS[:7])
-        self._check_choice("act_bank_words", _POWERS[4:21])
+        self._check_choice("act_bank_words", _POWERS[4:19])
         self._check_choice("psum_depth", _POWERS[4:17])
         self._check_range("acc_bits", 12, 32)
         self._check_range("image_width", 1, 1024)
@@ -164,7 +164,7 @@ class Target:
     def identifier(self) -> int:
         """CRC-32 of the parameters (docs/spec.md section 7); register TARGET has it."""
         numbers = " ".join(f"{key}={value}" for key, value in self.parameters().items())
-        return zlib.crc32(f"hiddenfold 1 {numbers}".encode("ascii"))
+        return zlib.crc32(f"hiddenfold 2 {numbers}".encode("ascii"))
 
     @property
     def macs_per_cycle(self) -> float:

@@ -14,7 +14,7 @@ class Register(NamedTuple):
 
 
 ID_VALUE = int.from_bytes(b"HFN1", "little")
-VERSION_VALUE = 1 << 16
+VERSION_VALUE = 2 << 16
 
 REGISTERS = {
     "ID": Register(0x00, "RO", "ASCII HFN1"),

@@ -361,7 +361,7 @@ async def illegal_program(dut):
         (Error.FIELD, conv_at, {"stride": 3}),
         (Error.FIELD, conv_at, {"passes": 0}),
         (Error.FIELD, conv_at, {"tile_rows": 0}),
-        (Error.FIELD, conv_at, {"tile_rows": 0xFFFF}),
+        (Error.FIELD, conv_at, {"tile_rows": 0xFFF}),
         (Error.WINDOW, image_at, {"dst": memory_words - 1}),
         (Error.WINDOW, conv_at, {"src": memory_words - 1}),
         (Error.WINDOW, conv_at, {"dst": memory_words - 1}),

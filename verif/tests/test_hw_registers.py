@@ -19,7 +19,7 @@ WRITABLE = {
 }
 WIDE = [name for name, register in regmap.REGISTERS.items() if register.wide]
 MAPPED = {offset for offset in OFFSET.values()} | {OFFSET[name] + 4 for name in WIDE}
-CONSTANT = {"ID": 0x314E4648, "VERSION": 0x0001_0000, "TARGET": TARGET, "SHAPE": 0x0804_4020}
+CONSTANT = {"ID": 0x314E4648, "VERSION": 0x0002_0000, "TARGET": TARGET, "SHAPE": 0x0804_4020}
 
 
 class Bench:
