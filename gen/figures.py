@@ -122,7 +122,7 @@ def memory_bars(summary: Mapping[str, Any]) -> list[Bar]:
         return Bar(title=title, total=sum(parts.values()), parts=scaled)
 
     return [
-        bar("dense float32, unfolded", {"dense": summary["dense_fp32_bytes"]}),
+        bar("dense float32", {"dense": summary["dense_fp32_bytes"]}),
         bar(
             "the shipped file",
             {

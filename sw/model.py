@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hiddenfold.sw import model_file, model_summary, signs
 from hiddenfold.sw.affine import SHIFTS, Affine, check_array
 from hiddenfold.sw.files import write_atomically
+from hiddenfold.sw.model_file import DenseReference
 from hiddenfold.sw.operations import (
     IMAGE,
     MAX_CHANNELS,
@@ -38,6 +39,7 @@ __all__ = [
     "Affine",
     "Classifier",
     "Conv",
+    "DenseReference",
     "Execution",
     "Loop",
     "MaxPool",
@@ -50,6 +52,7 @@ __all__ = [
 
 MAX_LOGIT = (1 << 31) - 1
 MAX_IMAGE = 1024
+MAX_PARAMETERS = (1 << 53) - 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +62,8 @@ class Model:
     `image` is (height, width), `seed` the seed state, `masks` maps a stream number to
     uint64[Cout, taps, CW] (docs/spec.md section 2), and `affine` has one entry per execution of a
     conv in execution order. `accuracy` may have the keys "float" and "golden" with a percentage or
-    None; `provenance` holds free strings.
+    None; `provenance` holds free strings. `dense_reference` is what the size is compared with, None
+    for the network itself, unfolded.
 
     Nothing is checked at construction; `validate` checks all rules, and loading and saving run it.
     """
@@ -77,6 +81,7 @@ class Model:
     affine: list[Affine]
     accuracy: dict[str, float | None] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+    dense_reference: DenseReference | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
@@ -161,6 +166,7 @@ class Model:
 
     def summary(self) -> dict[str, Any]:
         """Sizes and layers: the JSON object of `hiddenfold inspect`."""
+        self.validate()
         return model_summary.summary(self)
 
     def _infer(self) -> tuple[list[tuple[int, list[Execution]]], dict[int, WeightShape]]:
@@ -208,6 +214,13 @@ class Model:
             isinstance(text, str) for item in notes.items() for text in item
         ):
             raise ValueError(f"Model: provenance must map strings to strings, not {shorten(notes)}")
+        if self.dense_reference is not None:
+            name, parameters = self.dense_reference
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"Model: dense_reference name must be a string, not {shorten(name)}"
+                )
+            check_integer("Model: dense_reference parameters", parameters, 1, MAX_PARAMETERS)
 
     def _validate_mask(self, stream: int, shape: WeightShape) -> None:
         mask = self.masks[stream]

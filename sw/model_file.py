@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,17 @@ from hiddenfold.sw.shapes import Execution, WeightShape, infer, unroll
 if TYPE_CHECKING:
     from hiddenfold.sw.model import Model
 
-__all__ = ["FORMAT", "MAGIC", "MAX_FILE_BYTES", "MAX_HEADER_BYTES", "decode", "encode"]
+__all__ = [
+    "FORMAT",
+    "MAGIC",
+    "MAX_FILE_BYTES",
+    "MAX_HEADER_BYTES",
+    "DenseReference",
+    "decode",
+    "encode",
+    "encode_header",
+    "mask_bytes",
+]
 
 MAGIC = b"HFN1"
 FORMAT = 1
@@ -33,11 +43,29 @@ MAX_HEADER_BYTES = 1 << 20
 _REQUIRED = frozenset(
     "format name dataset classes image seed top_k act_bits folded_stages ops".split()
 )
-_OPTIONAL = frozenset({"accuracy", "provenance"})
+_OPTIONAL = frozenset({"accuracy", "dense_reference", "provenance"})
+
+
+class DenseReference(NamedTuple):
+    """The network whose float32 size a model is compared with, and its number of parameters."""
+
+    name: str
+    parameters: int
 
 
 def encode(model: Model) -> bytes:
     """The bytes of the file of a legal model. Raises `ValueError` when they are too many."""
+    parts = [encode_header(model)]
+    parts += [mask.astype("<u8").tobytes() for mask in model.masks.values()]
+    parts += [affine.to_bytes() for affine in model.affine]
+    body = b"".join(parts)
+    if len(body) + 4 > MAX_FILE_BYTES:
+        raise ValueError(f"Model file must be at most {MAX_FILE_BYTES} bytes, not {len(body) + 4}")
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def encode_header(model: Model) -> bytes:
+    """The bytes before the payload; they depend on neither masks nor constants."""
     header: dict[str, Any] = {
         "format": FORMAT,
         "name": model.name,
@@ -54,17 +82,13 @@ def encode(model: Model) -> bytes:
         header["accuracy"] = model.accuracy
     if model.provenance:
         header["provenance"] = model.provenance
+    if model.dense_reference is not None:
+        header["dense_reference"] = model.dense_reference._asdict()
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"Model file: header must be at most {MAX_HEADER_BYTES}, not {len(text)}")
-    parts = [MAGIC, struct.pack("<I", len(text)), text]
-    parts += [mask.astype("<u8").tobytes() for mask in model.masks.values()]
-    parts += [affine.to_bytes() for affine in model.affine]
-    body = b"".join(parts)
-    if len(body) + 4 > MAX_FILE_BYTES:
-        raise ValueError(f"Model file must be at most {MAX_FILE_BYTES} bytes, not {len(body) + 4}")
-    return body + struct.pack("<I", zlib.crc32(body))
+    return MAGIC + struct.pack("<I", len(text)) + text
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -100,7 +124,7 @@ def decode(data: bytes) -> dict[str, Any]:
         if stored != found:
             raise ValueError(corrupted) from None
         raise
-    size = 12 + length + _mask_bytes(streams) + _affine_bytes(groups)
+    size = 12 + length + mask_bytes(streams) + _affine_bytes(groups)
     if size != len(data):
         fault = "truncated" if len(data) < size else "too long"
         raise ValueError(
@@ -124,7 +148,8 @@ def decode(data: bytes) -> dict[str, Any]:
     return fields | {"masks": masks, "affine": affine}
 
 
-def _mask_bytes(streams: dict[int, WeightShape]) -> int:
+def mask_bytes(streams: dict[int, WeightShape]) -> int:
+    """Bytes of all masks in a file."""
     return sum(8 * math.prod(shape.words) for shape in streams.values())
 
 
@@ -170,7 +195,19 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         check_integer("Model file: image height and width", value, 1, 1024)
     check_integer("Model file: number of classes", len(header["classes"]), 1, 4096)
     header["ops"] = tuple(from_json(op) for op in header["ops"])
+    if "dense_reference" in header:
+        header["dense_reference"] = _parse_reference(header["dense_reference"])
     return header
+
+
+def _parse_reference(reference: Any) -> DenseReference:
+    keys = DenseReference._fields
+    if not isinstance(reference, dict) or set(reference) != set(keys):
+        raise ValueError(
+            f"Model file: dense_reference must have the keys {_join(keys)}, "
+            f"not {shorten(reference)}"
+        )
+    return DenseReference(**reference)
 
 
 def _refuse_constant(text: str) -> None:

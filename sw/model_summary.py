@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hiddenfold.sw import model_file
 from hiddenfold.sw.affine import Affine
 from hiddenfold.sw.operations import Loop
 from hiddenfold.sw.shapes import Execution
@@ -12,23 +13,27 @@ from hiddenfold.sw.shapes import Execution
 if TYPE_CHECKING:
     from hiddenfold.sw.model import Model
 
-__all__ = ["summary"]
+__all__ = ["dense_parameters", "summary"]
+
+CRC_BYTES = 4
 
 
 def summary(model: Model) -> dict[str, Any]:
-    """The JSON object of `hiddenfold inspect`; raises `ValueError` for an illegal model.
+    """The JSON object of `hiddenfold inspect`; needs neither masks nor affine tables.
 
     Sizes are in bytes. `mask_bits` counts weights without padding, each once. `shape` of a layer
     is its output's [height, width, channels], `macs` those of all its iterations.
     """
-    total = len(model.to_bytes())
     executions = model.executions()
-    weights = sum(shape.weights for shape in model.weight_shapes().values())
-    mask_bytes = sum(mask.nbytes for mask in model.masks.values())
-    affine_bytes = sum(Affine.size(len(affine.bias)) for affine in model.affine)
-    dense_weights = sum(e.weight_shape.weights for e in executions if e.weight_shape)
-    dense_channels = sum(e.out_shape.channels for e in executions if e.affine is not None)
-    dense = 4 * (dense_weights + 2 * dense_channels)
+    shapes = model.weight_shapes()
+    weights = sum(shape.weights for shape in shapes.values())
+    mask_bytes = model_file.mask_bytes(shapes)
+    affine_bytes = sum(
+        Affine.size(e.out_shape.channels) for e in executions if e.affine is not None
+    )
+    total = len(model_file.encode_header(model)) + mask_bytes + affine_bytes + CRC_BYTES
+    reference = model.dense_reference
+    dense = 4 * (reference.parameters if reference else dense_parameters(executions))
     paper = -(-(32 + weights + 32 * 2 * _loop_channels(model)) // 8)
     return {
         "name": model.name,
@@ -50,6 +55,12 @@ def summary(model: Model) -> dict[str, Any]:
         "top1_float": model.accuracy.get("float"),
         "top1_golden": model.accuracy.get("golden"),
     }
+
+
+def dense_parameters(executions: list[Execution]) -> int:
+    """Weights, batch-norm scales and shifts of a network whose loops are unfolded."""
+    weights = sum(e.weight_shape.weights for e in executions if e.weight_shape)
+    return weights + 2 * sum(e.out_shape.channels for e in executions if e.affine is not None)
 
 
 def _loop_channels(model: Model) -> int:

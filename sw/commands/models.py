@@ -36,8 +36,9 @@ def register(commands: Any) -> None:
         inspect,
         "show a model's layers and sizes",
         example="hiddenfold inspect models/hfn-cifar100.hfn",
+        detail="Of a configuration (.toml), it shows what training and export will make of it.",
     )
-    parser.add_argument("model", metavar="M.hfn", type=Path)
+    parser.add_argument("model", metavar="M.hfn|CONFIG.toml", type=Path)
 
     parser = add_command(
         commands,
@@ -66,12 +67,24 @@ def inspect(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold inspect``."""
     from hiddenfold.sw.model import Model
 
-    return summarize(Model.load(args.model))
+    if args.model.suffix.lower() != ".toml":
+        return summarize(Model.load(args.model))
+    from hiddenfold.sw.model_summary import summary
+    from hiddenfold.sw.search.config import load_config
+    from hiddenfold.sw.search.plan import plan_search
+
+    model = plan_search(load_config(args.model))
+    return _outcome(model, summary(model))
 
 
 def summarize(model: Any) -> Outcome:
     """The summary of a model, for ``inspect`` and ``export``."""
-    data = model.summary()
+    return _outcome(model, model.summary())
+
+
+def _outcome(model: Any, data: dict[str, Any]) -> Outcome:
+    reference = model.dense_reference
+    dense = f"dense {reference.name} float32" if reference else "dense float32"
     rows = [
         [
             layer["name"],
@@ -89,7 +102,7 @@ def summarize(model: Any) -> Outcome:
     stages = ", ".join(map(str, data["folded_stages"])) or "none"
     sizes = [
         ("shipped file", data["total_bytes"], _parts(data)),
-        ("dense float32", data["dense_fp32_bytes"], f"{data['compression']:.1f} times the file"),
+        (dense, data["dense_fp32_bytes"], f"{data['compression']:.1f} times the file"),
         (
             "formula of the paper",
             data["paper_bytes"],
@@ -104,8 +117,8 @@ def summarize(model: Any) -> Outcome:
         "",
         format_table(head, rows),
         "",
-        *(f"{name:<21} {format_bytes(size):>9}  {note}" for name, size, note in sizes),
-        f"{'top-1':<21} {_percent(data['top1_float']):>9}  float; "
+        *(f"{name:<22} {format_bytes(size):>9}  {note}" for name, size, note in sizes),
+        f"{'top-1':<22} {_percent(data['top1_float']):>9}  float; "
         f"golden {_percent(data['top1_golden'])}",
     ]
     return Outcome(data, "\n".join(lines))
@@ -123,10 +136,10 @@ def _percent(value: float | None) -> str:
 def evaluate(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold evaluate``."""
     from hiddenfold.sw.model import Model
-    from hiddenfold.sw.search.data import load_cifar100
+    from hiddenfold.sw.search.data import load_split
 
     model = Model.load(args.model)
-    split = load_cifar100(args.data, "test")
+    split = load_split(model.dataset, args.data, "test")
     count = len(split) - args.offset if args.count is None else args.count
     if args.offset >= len(split) or args.offset + count > len(split):
         raise ValueError(

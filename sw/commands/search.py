@@ -75,12 +75,12 @@ def train(args: argparse.Namespace) -> Outcome:
 
 def export(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold export``."""
-    from hiddenfold.sw.search.data import load_cifar100
+    from hiddenfold.sw.search.data import load_split
     from hiddenfold.sw.search.export import export_run
     from hiddenfold.verif.golden.evaluate import evaluate
 
     model = export_run(args.run_dir, args.data, act_bits=args.act_bits, output=args.output)
-    test = load_cifar100(args.data, "test")
+    test = load_split(model.dataset, args.data, "test")
     golden = evaluate(model, test.images.permute(0, 2, 3, 1).numpy(), test.labels.numpy())
     model = replace(model, accuracy=model.accuracy | {"golden": golden["top1"]})
     model.save(args.output)

@@ -3,6 +3,10 @@
 
 Every unknown key, missing key and bad value is refused with a `ValueError` (or `TypeError`, for a
 value of the wrong kind) that names the key, what is allowed, and what was found.
+
+Two keys save writing: `base` names a file, relative to the one that names it, whose keys hold
+where this file has none; `model.architecture` (with `model.folded`) stands for the stages and the
+stem of a published network. What is read has neither: the stages are explicit.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hiddenfold.sw.search.architectures import ARCHITECTURES, STAGES, stages, stem
 
 __all__ = [
     "DATASETS",
@@ -27,7 +33,7 @@ __all__ = [
 ]
 
 # Number of classes and image size of every data set the search can read.
-DATASETS = {"cifar100": (100, 32)}
+DATASETS = {"cifar100": (100, 32), "imagenet": (1000, 224)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,17 @@ class StageConfig:
                 f"in a {self.block} block"
             )
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether the stage has a recurrent block: a folded stage of one block has none."""
+        return self.folded and self.blocks > 1
+
+    def convolutions(self, stride: int) -> tuple[tuple[int, int, int], ...]:
+        """Output channels, kernel and stride of a block's convolutions, the shortcut left out."""
+        if self.block == "basic":
+            return (self.channels, 3, stride), (self.channels, 3, 1)
+        return (self.mid, 1, 1), (self.mid, 3, stride), (self.channels, 1, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -82,7 +99,8 @@ class ModelConfig:
     `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
     recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
     published, instead of by the score itself. `logit_scale` is a constant factor on the logits
-    during the search, which has no effect on their order.
+    during the search, which has no effect on their order. `dense_reference` names the architecture
+    whose float32 size the network is compared with; "" is the network itself, not folded.
     """
 
     name: str
@@ -94,6 +112,7 @@ class ModelConfig:
     affine: str = "recurrent"
     magnitude: bool = True
     logit_scale: float = 1.0
+    dense_reference: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -108,6 +127,7 @@ class ModelConfig:
         if not 0.0 < self.logit_scale < math.inf:
             raise ValueError(f"Key 'model.logit_scale' must be above 0, not {self.logit_scale!r}")
         _one_of("model.affine", self.affine, ("recurrent", "all", "none"))
+        _one_of("model.dense_reference", self.dense_reference, ("", *ARCHITECTURES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,17 +224,79 @@ class SearchConfig:
 def load_config(path: str | Path) -> SearchConfig:
     """Read a TOML file; `ValueError` names the file, then what is wrong in it."""
     try:
-        with open(path, "rb") as file:
-            return parse_config(tomllib.load(file))
+        data = _load(Path(path))
+        if "base" in data:
+            base = Path(path).parent / _typed("base", data.pop("base"), str)
+            data = _merge(_load_base(base), data)
+        return parse_config(data)
     except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def parse_config(data: dict[str, Any]) -> SearchConfig:
-    """A `SearchConfig` from the tables of a TOML file."""
-    config = _build(SearchConfig, data, "")
+    """A `SearchConfig` from the tables of a TOML file (without `base`)."""
+    config = _build(SearchConfig, _expand(data), "")
     assert isinstance(config, SearchConfig)
     return config
+
+
+def _load(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+def _load_base(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"Key 'base' must name a file, not {str(path)!r}")
+    try:
+        data = _load(path)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"base {path}: {error}") from error
+    if "base" in data:
+        raise ValueError(f"base {path} must not have a base itself, not {data['base']!r}")
+    return data
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The tables of both, key by key; where both have a value that of `over` holds."""
+    merged = dict(base)
+    for key, value in over.items():
+        both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both_tables else value
+    return merged
+
+
+def _expand(data: Any) -> Any:
+    """`data` with the data set's classes, and stages and stem in place of an architecture."""
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict):
+        return data
+    model = dict(model)
+    dataset = data.get("dataset")
+    known = isinstance(dataset, str) and dataset in DATASETS
+    if known:
+        model.setdefault("classes", DATASETS[dataset][0])
+    if "architecture" in model:
+        name = _typed("model.architecture", model.pop("architecture"), str)
+        _one_of("model.architecture", name, tuple(ARCHITECTURES))
+        if "stages" in model:
+            raise ValueError("Key 'model.stages' must be left out where 'model.architecture' is")
+        model["stages"] = stages(name, _stage_numbers(model.pop("folded", [])))
+        if known:
+            model.setdefault("stem", stem(DATASETS[dataset][1]))
+    elif "folded" in model:
+        raise ValueError(
+            "Key 'model.folded' is for 'model.architecture'; a stage has its own key 'folded'"
+        )
+    return {**data, "model": model}
+
+
+def _stage_numbers(value: Any) -> list[int]:
+    allowed = range(1, STAGES + 1)
+    _typed("model.folded", value, list)
+    if not all(type(item) is int and item in allowed for item in value):
+        raise ValueError(f"Key 'model.folded' must list stages 1 to {STAGES}, not {value!r}")
+    return value
 
 
 # Keys that hold a table, or a list of tables.
@@ -250,8 +332,12 @@ def _build(cls: type, data: Any, prefix: str) -> Any:
 def _scalar(key: str, value: Any, kind: str) -> Any:
     if kind == "float" and type(value) is int:
         value = float(value)
-    if type(value) is not _KINDS[kind]:
-        raise TypeError(f"Key {key!r} must be of type {kind}, not {value!r}")
+    return _typed(key, value, _KINDS[kind])
+
+
+def _typed(key: str, value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"Key {key!r} must be of type {kind.__name__}, not {value!r}")
     return value
 
 

@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Split", "augment", "batches", "load_cifar100", "load_class_names", "resize", "to_float"]
+__all__ = [
+    "Split",
+    "augment",
+    "batches",
+    "load_cifar100",
+    "load_class_names",
+    "load_split",
+    "resize",
+    "to_float",
+]
 
 _FOLDER = "cifar-100-python"
 _ARCHIVE = "cifar-100-python.tar.gz"
@@ -32,6 +41,23 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def load_split(dataset: str, data_dir: str | Path, split: str) -> Split:
+    """Load the "train" or "test" split of a configuration's `dataset`."""
+    _check_readable(dataset)
+    return load_cifar100(data_dir, split)
+
+
+def load_class_names(dataset: str, data_dir: str | Path) -> tuple[str, ...]:
+    """The class names of a configuration's `dataset`, in the order of the labels."""
+    _check_readable(dataset)
+    return _cifar100_class_names(data_dir)
+
+
+def _check_readable(dataset: str) -> None:
+    if dataset != "cifar100":
+        raise ValueError(f"Images can be read of dataset 'cifar100' only, not of {dataset!r}")
 
 
 def load_cifar100(data_dir: str | Path, split: str) -> Split:
@@ -62,7 +88,7 @@ def load_cifar100(data_dir: str | Path, split: str) -> Split:
     )
 
 
-def load_class_names(data_dir: str | Path) -> tuple[str, ...]:
+def _cifar100_class_names(data_dir: str | Path) -> tuple[str, ...]:
     """The 100 class names, in the order of the labels; see `load_cifar100` for `data_dir`."""
     names = _read(Path(data_dir), "meta").get("fine_label_names")
     if not isinstance(names, list) or len(names) != 100:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.affine import Affine
-from hiddenfold.sw.model import Classifier, Conv, Execution, Loop, MaxPool, Model, Operation, Unfold
+from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.config import DATASETS
-from hiddenfold.sw.search.data import load_cifar100, load_class_names, resize
+from hiddenfold.sw.search.data import load_class_names, load_split, resize
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
-from hiddenfold.sw.search.nets import Block, FoldedResNet, conv_layers
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
+from hiddenfold.sw.search.plan import plan
 from hiddenfold.sw.search.quantize import (
     Scale,
     affine_constants,
@@ -32,8 +32,6 @@ from hiddenfold.sw.search.train import REFRESH_IMAGES, load_run, refresh_batch_n
 __all__ = ["build_model", "export_run", "fold_batch_norms", "quantize"]
 
 IMAGE_BITS = 8
-# A projection shortcut is added, never multiplied by the array: 8 bits of it cost no cycles.
-SHORTCUT_BITS = 8
 CALIBRATION_IMAGES = 1024
 SAMPLES = 1 << 18
 
@@ -56,9 +54,10 @@ def export_run(
         raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
     config, network, log = load_run(run_dir)
     size = DATASETS[config.dataset][1]
-    names = load_class_names(data_dir)
-    training = resize(load_cifar100(data_dir, "train").images[:REFRESH_IMAGES], size)
-    test = load_cifar100(data_dir, "test")
+    names = load_class_names(config.dataset, data_dir)
+    training = load_split(config.dataset, data_dir, "train").images[:REFRESH_IMAGES]
+    training = resize(training, size)
+    test = load_split(config.dataset, data_dir, "test")
     refresh_batch_norms(network, training, config.train.crop_padding, config.train)
     network.eval()
     model = build_model(network, config.dataset, names, (size, size), act_bits)
@@ -84,74 +83,12 @@ def build_model(
     act_bits: int,
 ) -> Model:
     """The model's operations and masks, without affine tables."""
-    config = network.config
     masks = {}
     for _, layer in conv_layers(network):
         words = signs.pack(layer.mask().cpu().numpy())
         masks[layer.stream] = words.reshape(layer.out_channels, layer.kernel**2, -1)
-    return Model(
-        name=config.name,
-        dataset=dataset,
-        classes=classes,
-        image=image,
-        seed=signs.splitmix64(config.seed),
-        top_k=config.top_k,
-        act_bits=act_bits,
-        folded_stages=tuple(
-            i + 1 for i, s in enumerate(config.stages) if s.folded and s.blocks > 1
-        ),
-        ops=tuple(_operations(network, act_bits)),
-        masks=masks,
-        affine=[],
-    )
-
-
-def _operations(network: FoldedResNet, bits: int) -> Iterator[Operation]:
-    """The network's operations. Tensor x is carried from block to block."""
-    stem = network.stem
-    yield Unfold(
-        name="unfold", output="patches", kernel=stem.image_kernel, stride=stem.image_stride
-    )
-    yield _conv("stem", stem, "patches", "x", bits)
-    if network.config.stem.pool:
-        yield MaxPool(name="pool", input="x", output="x", kernel=3, stride=2)
-    for s, blocks in enumerate(network.stages):
-        for b, block in enumerate(blocks):
-            body = tuple(_block_operations(f"stage{s + 1}.block{b + 1}", block, bits))
-            if block.iterations > 1:
-                yield Loop(count=block.iterations, body=body)
-            else:
-                yield from body
-    yield Classifier(name="classifier", input="x", stream=network.classifier.stream)
-
-
-def _block_operations(name: str, block: Block, bits: int) -> Iterator[Conv]:
-    residual = "x"
-    if block.shortcut is not None:
-        residual = "shortcut"
-        yield _conv(f"{name}.shortcut", block.shortcut, "x", residual, SHORTCUT_BITS)
-    source = "x"
-    for i, layer in enumerate(block.convs):
-        last = i == len(block.convs) - 1
-        target = "x" if last else f"mid{i + 1}"
-        yield _conv(f"{name}.conv{i + 1}", layer, source, target, bits, residual if last else None)
-        source = target
-
-
-def _conv(
-    name: str, layer: MaskedConv2d, source: str, target: str, bits: int, residual: str | None = None
-) -> Conv:
-    return Conv(
-        name=name,
-        input=source,
-        output=target,
-        kernel=layer.kernel,
-        stride=layer.stride,
-        out_channels=layer.out_channels,
-        bits=bits,
-        stream=layer.stream,
-        residual=residual,
-    )
+    model = plan(network.config, dataset, classes, image, act_bits)
+    return dataclasses.replace(model, masks=masks)
 
 
 def fold_batch_norms(network: FoldedResNet) -> list[FloatConstants]:

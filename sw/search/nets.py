@@ -102,21 +102,21 @@ class Block(nn.Module):
         affine: bool,
     ) -> None:
         super().__init__()
-        cout, mid = stage.channels, stage.mid
-        if stage.block == "basic":
-            shapes = [(cin, cout, 3, stride), (cout, cout, 3, 1)]
-        else:
-            shapes = [(cin, mid, 1, 1), (mid, mid, 3, stride), (mid, cout, 1, 1)]
+        cout = stage.channels
+        shapes = stage.convolutions(stride)
+        inputs = [cin, *(channels for channels, _, _ in shapes[:-1])]
         self.iterations = iterations
         self.shortcut: MaskedConv2d | None = None
         self.shortcut_norm: nn.BatchNorm2d | None = None
         if stride != 1 or cin != cout:
             self.shortcut = streams.conv(cin, cout, 1, stride)
             self.shortcut_norm = nn.BatchNorm2d(cout, affine=affine)
-        self.convs = _ModuleList[MaskedConv2d]([streams.conv(*shape) for shape in shapes])
+        self.convs = _ModuleList[MaskedConv2d](
+            [streams.conv(n, *shape) for n, shape in zip(inputs, shapes, strict=True)]
+        )
         self.norms = _ModuleList[_ModuleList[nn.BatchNorm2d]](
             [
-                _ModuleList([nn.BatchNorm2d(shape[1], affine=affine) for shape in shapes])
+                _ModuleList([nn.BatchNorm2d(shape[0], affine=affine) for shape in shapes])
                 for _ in range(iterations)
             ]
         )
@@ -157,7 +157,7 @@ class FoldedResNet(nn.Module):
             blocks = _ModuleList[Block]([Block(streams, stage, cin, stage.stride, 1, everywhere)])
             cin = stage.channels
             rest = stage.blocks - 1
-            if stage.folded and rest:
+            if stage.recurrent:
                 affine = everywhere or config.affine == "recurrent"
                 blocks.append(Block(streams, stage, cin, 1, rest, affine))
             else:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
-from hiddenfold.sw.search.data import Split, augment, batches, load_cifar100, resize, to_float
+from hiddenfold.sw.search.data import Split, augment, batches, load_split, resize, to_float
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
@@ -114,7 +114,10 @@ def train(
     if resume and not checkpoint.exists():
         raise ValueError(f"{out} holds no checkpoint to resume from")
     if data is None:
-        data = load_cifar100(data_dir, "train"), load_cifar100(data_dir, "test")
+        train_split, test_split = (
+            load_split(config.dataset, data_dir, split) for split in ("train", "test")
+        )
+        data = train_split, test_split
     training, test = (Split(s.images.to(device), s.labels.to(device)) for s in data)
     out.mkdir(parents=True, exist_ok=True)
     search = _Search(config, device)

@@ -12,14 +12,14 @@ import pytest
 from golden_naive import sign_words, weights
 from model_cases import small_model, with_op
 
-from hiddenfold.sw.model import Classifier, Conv, Model, Unfold
+from hiddenfold.sw.model import Classifier, Conv, DenseReference, Model, Unfold
 from hiddenfold.sw.shapes import Shape, WeightShape
 
 FIELDS = ("name", "dataset", "classes", "image", "seed", "top_k", "act_bits", "folded_stages")
 
 
 def assert_same(model, other):
-    for field in (*FIELDS, "ops", "accuracy", "provenance"):
+    for field in (*FIELDS, "ops", "accuracy", "provenance", "dense_reference"):
         assert getattr(model, field) == getattr(other, field), field
     assert list(model.masks) == list(other.masks)
     for stream, mask in model.masks.items():
@@ -240,6 +240,15 @@ def test_summary():
     }
     assert layers[5]["macs"] == layers[5]["weights"] == 140
     json.dumps(summary)
+
+
+def test_summary_compares_with_the_dense_reference():
+    """The optional header key survives the file and replaces the unfolded network."""
+    model = small_model(dense_reference=DenseReference("big", 1000))
+    summary = Model.from_bytes(model.to_bytes()).summary()
+    assert summary["dense_fp32_bytes"] == 4000
+    assert summary["total_bytes"] == len(model.to_bytes())
+    assert summary["paper_compression"] == 4000 / summary["paper_bytes"]
 
 
 def test_smallest_model():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from model_cases import sealed, small_model, with_header, with_op
 
-from hiddenfold.sw.model import Classifier, Conv, Loop, MaxPool, Model, Unfold
+from hiddenfold.sw.model import Classifier, Conv, DenseReference, Loop, MaxPool, Model, Unfold
 
 CONV = {
     "name": "c",
@@ -298,6 +298,14 @@ def test_operations_that_do_not_fit_together(ops, message):
             {"provenance": {"config": 1}},
             "Model: provenance must map strings to strings, not {'config': 1}",
         ),
+        (
+            {"dense_reference": DenseReference(7, 1)},
+            "Model: dense_reference name must be a string, not 7",
+        ),
+        (
+            {"dense_reference": DenseReference("big", 0)},
+            "Model: dense_reference parameters must be an integer in 1..9007199254740991, not 0",
+        ),
         ({"masks": {}}, "Masks must be those of streams 0, 1, 2, 3 in this order, not none"),
         ({"affine": []}, "Affine tables must be 7, one per execution of a conv, not 0"),
     ],
@@ -489,8 +497,13 @@ CONV_KEYS = "bits, in, kernel, name, op, out, out_channels, residual, stream, st
         (
             edit(extra=1),
             "Model file: header keys must be 'accuracy', 'act_bits', 'classes', 'dataset', "
-            "'folded_stages', 'format', 'image', 'name', 'ops', 'provenance', 'seed', 'top_k', "
+            "'dense_reference', 'folded_stages', 'format', 'image', 'name', 'ops', 'provenance', 'seed', 'top_k', "
             "not 'extra'",
+        ),
+        (
+            edit(dense_reference={"name": "big"}),
+            "Model file: dense_reference must have the keys 'name', 'parameters', "
+            "not {'name': 'big'}",
         ),
         (edit(format=2), "Model file: format must be 1, not 2"),
         (edit(format=True), "Model file: format must be 1, not True"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hiddenfold.sw.search.config import SearchConfig, load_config, parse_config
+from hiddenfold.sw.search.config import StemConfig, load_config, parse_config
 
 GOOD = {
     "dataset": "cifar100",
@@ -49,7 +49,46 @@ def test_dict_round_trip() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_shipped_configurations_are_good(path: Path) -> None:
-    assert isinstance(load_config(path), SearchConfig)
+    config = load_config(path)
+    assert config.model.name == path.stem
+    assert parse_config(config.to_dict()) == config
+
+
+def test_architecture_stands_for_stages_and_stem() -> None:
+    model = {"name": "x", "architecture": "wideresnet50", "folded": [2, 4]}
+    config = parse_config(GOOD | {"model": model}).model
+    assert config.classes == 100 and config.stem == StemConfig(channels=64)
+    assert [s.folded for s in config.stages] == [False, True, False, True]
+    assert [(s.blocks, s.mid, s.channels, s.stride) for s in config.stages] == [
+        (3, 128, 256, 1),
+        (4, 256, 512, 2),
+        (6, 512, 1024, 2),
+        (3, 1024, 2048, 2),
+    ]
+    config = parse_config(GOOD | {"model": model, "dataset": "imagenet"}).model
+    assert config.classes == 1000
+    assert config.stem == StemConfig(channels=64, kernel=7, stride=2, pool=True)
+    model = model | {"architecture": "resnet18", "stem": {"channels": 16}, "classes": 100}
+    config = parse_config(GOOD | {"model": model}).model
+    assert config.stem == StemConfig(channels=16)
+    assert [(s.block, s.blocks, s.mid) for s in config.stages] == [("basic", 2, 0)] * 4
+
+
+def test_base_holds_where_the_file_has_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "base.toml").write_text(
+        'dataset = "cifar100"\n[model]\narchitecture = "resnet18"\ntop_k = 0.25\n'
+        "[train]\nphases = [{ epochs = 3, size = 32 }, { epochs = 1, size = 32 }]\nlr = 0.5\n"
+    )
+    path = tmp_path / "own.toml"
+    path.write_text(
+        'base = "recipes/base.toml"\n[model]\nname = "own"\ntop_k = 0.75\n'
+        "[train]\nphases = [{ epochs = 7, size = 32 }]\n"
+    )
+    config = load_config(path)
+    assert (config.model.name, config.model.top_k, len(config.model.stages)) == ("own", 0.75, 4)
+    assert (config.train.lr, config.train.epochs) == (0.5, 7)
 
 
 def change(path: str, value: object) -> dict:
@@ -75,7 +114,12 @@ def change(path: str, value: object) -> dict:
             ValueError,
             "Key 'model.stem.width' is unknown; allowed: channels, kernel, stride, pool",
         ),
-        ("dataset", "mnist", ValueError, "Key 'dataset' must be one of 'cifar100', not 'mnist'"),
+        (
+            "dataset",
+            "mnist",
+            ValueError,
+            "Key 'dataset' must be one of 'cifar100', 'imagenet', not 'mnist'",
+        ),
         ("dataset", KeyError, ValueError, "Key 'dataset' is missing"),
         ("model/name", KeyError, ValueError, "Key 'model.name' is missing"),
         ("model/name", "", ValueError, "Key 'model.name' must be a non-empty string, not ''"),
@@ -84,6 +128,38 @@ def change(path: str, value: object) -> dict:
             10,
             ValueError,
             "Key 'model.classes' must be 100 for dataset 'cifar100', not 10",
+        ),
+        (
+            "model/architecture",
+            "vgg",
+            ValueError,
+            "Key 'model.architecture' must be one of 'resnet18', 'resnet34', 'resnet50', "
+            "'resnet101', 'resnet152', 'resnet200', 'wideresnet50', not 'vgg'",
+        ),
+        (
+            "model/architecture",
+            "resnet18",
+            ValueError,
+            "Key 'model.stages' must be left out where 'model.architecture' is",
+        ),
+        (
+            "model/architecture",
+            18,
+            TypeError,
+            "Key 'model.architecture' must be of type str, not 18",
+        ),
+        (
+            "model/folded",
+            [2],
+            ValueError,
+            "Key 'model.folded' is for 'model.architecture'; a stage has its own key 'folded'",
+        ),
+        (
+            "model/dense_reference",
+            "vgg",
+            ValueError,
+            "Key 'model.dense_reference' must be one of '', 'resnet18', 'resnet34', 'resnet50', "
+            "'resnet101', 'resnet152', 'resnet200', 'wideresnet50', not 'vgg'",
         ),
         ("model/top_k", 1.5, ValueError, "Key 'model.top_k' must be above 0 and up to 1, not 1.5"),
         ("model/top_k", "x", TypeError, "Key 'model.top_k' must be of type float, not 'x'"),
@@ -139,6 +215,40 @@ def change(path: str, value: object) -> dict:
 def test_errors(path: str, value: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         parse_config(change(path, value))
+
+
+@pytest.mark.parametrize(
+    ("folded", "error", "message"),
+    [
+        ([0], ValueError, "Key 'model.folded' must list stages 1 to 4, not [0]"),
+        ([3, "4"], ValueError, "Key 'model.folded' must list stages 1 to 4, not [3, '4']"),
+        (3, TypeError, "Key 'model.folded' must be of type list, not 3"),
+    ],
+)
+def test_folded_stages_are_checked(folded: object, error: type[Exception], message: str) -> None:
+    model = {"name": "x", "architecture": "resnet50", "folded": folded}
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        parse_config(GOOD | {"model": model})
+
+
+def test_base_errors(tmp_path: Path) -> None:
+    path, base = tmp_path / "own.toml", tmp_path / "base.toml"
+
+    def message() -> str:
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: ") as caught:
+            load_config(path)
+        return str(caught.value).removeprefix(f"{path}: ")
+
+    path.write_text("base = 3\n")
+    assert message() == "Key 'base' must be of type str, not 3"
+    path.write_text('base = "base.toml"\n')
+    assert message() == f"Key 'base' must name a file, not {str(base)!r}"
+    base.write_text("x = \n")
+    assert message().startswith(f"base {base}: Invalid value")
+    base.write_text('base = "other.toml"\n')
+    assert message() == f"base {base} must not have a base itself, not 'other.toml'"
+    base.write_text('dataset = "mnist"\n')
+    assert message() == "Key 'model' is missing"
 
 
 def test_file_errors_name_the_file(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_macs() -> None:
 
 def test_published_network_has_the_published_size() -> None:
     """HFN-ResNet50 for CIFAR-100: figures counted from the model of the paper's own code."""
-    config = load_config(Path(__file__).parents[2] / "configs" / "cifar100-hfn50.toml")
+    config = load_config(Path(__file__).parents[2] / "configs" / "cifar100-hfn-resnet50.toml")
     net = FoldedResNet(config.model)
     norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert sum(layer.scores.numel() for _, layer in conv_layers(net)) == 14_739_136

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration will be as a model: the published sizes, before any training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hiddenfold.sw.cli import main
+from hiddenfold.sw.model_summary import summary
+from hiddenfold.sw.search.config import load_config
+from hiddenfold.sw.search.plan import plan_search
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def inspect(capsys, name: str) -> dict:
+    assert main(["inspect", str(CONFIGS / f"{name}.toml"), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "megabytes", "compression"),
+    [
+        # The paper: HFN-ResNet152 against dense ResNet50, HFN-ResNet200 against dense ResNet34.
+        ("cifar100-hfn-resnet152", "2.46", "38.5"),
+        ("imagenet-hfn-resnet200", "3.25", "26.8"),
+        # Its journal version: ResNet50 48.55 times smaller, under 2 MB.
+        ("cifar100-hfn-resnet50", "1.95", "48.6"),
+    ],
+)
+def test_published_sizes(capsys, name: str, megabytes: str, compression: str) -> None:
+    data = inspect(capsys, name)
+    assert f"{data['paper_bytes'] / 1e6:.2f}" == megabytes
+    assert f"{data['paper_compression']:.1f}" == compression
+    assert data["folded_stages"] == [3, 4]
+    assert data["top1_float"] is None and data["top1_golden"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # Of the published networks, less the bias of the last layer (one value a class).
+        ("cifar100-hfn-resnet18", 11_220_132 - 100),
+        ("imagenet-hfn-resnet18", 11_689_512 - 1000),
+        ("imagenet-hfn-resnet34", 21_797_672 - 1000),
+        ("imagenet-hfn-resnet50", 25_557_032 - 1000),
+    ],
+)
+def test_dense_references_have_the_published_size(name: str, parameters: int) -> None:
+    data = summary(plan_search(load_config(CONFIGS / f"{name}.toml")))
+    assert data["dense_fp32_bytes"] == 4 * parameters
+
+
+def test_imagenet_stem() -> None:
+    layers = summary(plan_search(load_config(CONFIGS / "imagenet-hfn-resnet50.toml")))["layers"]
+    shapes = {layer["name"]: layer["shape"] for layer in layers}
+    assert shapes["unfold"] == [112, 112, 147]
+    assert shapes["stem"] == [112, 112, 64]
+    assert shapes["pool"] == [56, 56, 64]
+    assert shapes["stage4.block2.conv3"] == [7, 7, 2048]
+    assert round(sum(layer["macs"] for layer in layers) / 1e9, 2) == 4.09
+    runs = {layer["name"]: layer["iterations"] for layer in layers}
+    assert runs["stage3.block2.conv1"] == 5 and runs["stage2.block2.conv1"] == 1
+
+
+def test_inspect_of_a_configuration_for_people(capsys) -> None:
+    assert main(["inspect", str(CONFIGS / "cifar100-hfn-resnet50.toml")]) == 0
+    text = capsys.readouterr().out
+    assert "dense resnet50 float32" in text and "dense is 48.6 times that" in text
+
+
+def test_inspect_refuses_a_bad_configuration(capsys, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('dataset = "mnist"\n')
+    assert main(["inspect", str(path)]) == 2
+    assert f"{path}: Key 'model' is missing" in capsys.readouterr().err
