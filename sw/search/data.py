@@ -45,19 +45,19 @@ class Split:
 
 def load_split(dataset: str, data_dir: str | Path, split: str) -> Split:
     """Load the "train" or "test" split of a configuration's `dataset`."""
-    _check_readable(dataset)
+    _check_readable(dataset, data_dir)
     return load_cifar100(data_dir, split)
 
 
 def load_class_names(dataset: str, data_dir: str | Path) -> tuple[str, ...]:
     """The class names of a configuration's `dataset`, in the order of the labels."""
-    _check_readable(dataset)
+    _check_readable(dataset, data_dir)
     return _cifar100_class_names(data_dir)
 
 
-def _check_readable(dataset: str) -> None:
+def _check_readable(dataset: str, data_dir: str | Path) -> None:
     if dataset != "cifar100":
-        raise ValueError(f"Images can be read of dataset 'cifar100' only, not of {dataset!r}")
+        raise ValueError(f"Dataset to read from {data_dir} must be 'cifar100', not {dataset!r}")
 
 
 def load_cifar100(data_dir: str | Path, split: str) -> Split:

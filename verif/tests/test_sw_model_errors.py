@@ -497,8 +497,8 @@ CONV_KEYS = "bits, in, kernel, name, op, out, out_channels, residual, stream, st
         (
             edit(extra=1),
             "Model file: header keys must be 'accuracy', 'act_bits', 'classes', 'dataset', "
-            "'dense_reference', 'folded_stages', 'format', 'image', 'name', 'ops', 'provenance', 'seed', 'top_k', "
-            "not 'extra'",
+            "'dense_reference', 'folded_stages', 'format', 'image', 'name', 'ops', 'provenance', "
+            "'seed', 'top_k', not 'extra'",
         ),
         (
             edit(dense_reference={"name": "big"}),
