@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import math
 import re
 import sys
 import textwrap
@@ -26,6 +27,7 @@ __all__ = [
     "format_bytes",
     "format_table",
     "installed_version",
+    "positive",
     "progress_bar",
     "read_image",
     "top5",
@@ -81,6 +83,17 @@ def at_least(low: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def positive(text: str) -> float:
+    """Kind of argument: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
 
 
 def default_model() -> Path:

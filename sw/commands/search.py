@@ -2,11 +2,12 @@
 """``train`` and ``export``: from images to a model file."""
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.commands.common import Outcome, add_command, at_least
+from hiddenfold.sw.commands.common import Outcome, add_command, at_least, positive
 from hiddenfold.sw.commands.models import summarize
 
 __all__ = ["register"]
@@ -31,6 +32,19 @@ def register(commands: Any) -> None:
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue from the last checkpoint of the run"
+    )
+    parser.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="M.hfn|RUN",
+        type=Path,
+        help="start from the masks and batch norms of a model or run of the same network",
+    )
+    parser.add_argument(
+        "--minutes",
+        metavar="N",
+        type=positive,
+        help="stop after N minutes with a checkpoint; --resume continues exactly there",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
 
@@ -64,12 +78,26 @@ def train(args: argparse.Namespace) -> Outcome:
 
     config = load_config(args.config)
     out = args.out or Path("runs") / args.config.stem
-    last = search(config, args.data, out, resume=args.resume, device=args.device)
-    data = {"run": str(out), **last}
-    text = (
-        f"{out}: {last.get('epoch', 0):.0f} epochs, top-1 {last.get('top1', 0):.2f} %\n"
-        f"Next: hiddenfold export {out} -o {out}/{out.name}.hfn"
+    last = search(
+        config,
+        args.data,
+        out,
+        resume=args.resume,
+        device=args.device,
+        start_from=args.start_from,
+        minutes=args.minutes,
     )
+    # JSON has no NaN, which stands for "not evaluated".
+    figures = {key: None if math.isnan(value) else value for key, value in last.items()}
+    data = {"run": str(out), **figures}
+    done = int(last.get("epoch", 0))
+    text = f"{out}: {done} of {config.train.epochs} epochs"
+    if figures.get("top1") is not None:
+        text += f", top-1 {figures['top1']:.2f} %"
+    if done < config.train.epochs:
+        text += "\nNext: the same command with --resume and without --from"
+    else:
+        text += f"\nNext: hiddenfold export {out} -o {out}/{out.name}.hfn"
     return Outcome(data, text)
 
 

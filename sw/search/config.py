@@ -150,7 +150,8 @@ class TrainConfig:
     beta1, beta2 is 0.99, and `lr` is in units of the mean |score| of each layer when the search
     starts). The warm-up is given in epochs. `weight_decay` acts on scores, not on batch norms.
     `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
-    `precision` is the type of activations and effective weights; scores stay float32.
+    `precision` is the type of activations and effective weights, "fp32", "bf16" or "auto" (bf16
+    where the machine gains from it); scores stay float32.
     `eval_every` is in epochs; the last epoch is always evaluated.
     """
 
@@ -165,7 +166,7 @@ class TrainConfig:
     label_smoothing: float = 0.1
     crop_padding: int = 4
     flip: bool = True
-    precision: str = "fp32"
+    precision: str = "auto"
     seed: int = 0
     eval_every: int = 1
 
@@ -183,7 +184,7 @@ class TrainConfig:
         _at_least("train.crop_padding", self.crop_padding, 0)
         _at_least("train.seed", self.seed, 0)
         _at_least("train.eval_every", self.eval_every, 1)
-        _one_of("train.precision", self.precision, ("fp32", "bf16"))
+        _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
 
     @property
     def epochs(self) -> int:

@@ -18,7 +18,8 @@ from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.config import DATASETS
 from hiddenfold.sw.search.data import load_class_names, load_split, resize
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
-from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
+from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.plan import plan
 from hiddenfold.sw.search.quantize import (
     Scale,
@@ -26,8 +27,8 @@ from hiddenfold.sw.search.quantize import (
     choose_scale,
     residual_multiplier,
 )
+from hiddenfold.sw.search.run_directory import load_run
 from hiddenfold.sw.search.supermask import MaskedConv2d
-from hiddenfold.sw.search.train import REFRESH_IMAGES, load_run, refresh_batch_norms
 
 __all__ = ["build_model", "export_run", "fold_batch_norms", "quantize"]
 
@@ -93,18 +94,11 @@ def build_model(
 
 def fold_batch_norms(network: FoldedResNet) -> list[FloatConstants]:
     """Constants of every execution of a convolution, in execution order."""
-    result = [_fold(network.stem, network.stem_norm, True, 1.0 / 255.0)]
-    for blocks in network.stages:
-        for block in blocks:
-            for norms in block.norms:
-                if block.shortcut is not None and block.shortcut_norm is not None:
-                    result.append(_fold(block.shortcut, block.shortcut_norm, False))
-                result += [_fold(*pair, True) for pair in zip(block.convs, norms, strict=True)]
-    return result
+    return [_fold(*execution) for execution in normalized_layers(network)]
 
 
 def _fold(
-    layer: MaskedConv2d, norm: nn.BatchNorm2d, relu: bool, input_unit: float = 1.0
+    layer: MaskedConv2d, norm: nn.BatchNorm2d, relu: bool, input_unit: float
 ) -> FloatConstants:
     """Batch norm and weight scale as one scale and shift; `input_unit` is the value of input 1."""
     mean, variance = _float64(norm.running_mean), _float64(norm.running_var)

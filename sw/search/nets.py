@@ -9,7 +9,7 @@ batch norms (Garcia-Arias et al., "Hidden-fold networks", BMVC 2021).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from hiddenfold.sw import signs
 from hiddenfold.sw.search.config import ModelConfig, StageConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
-__all__ = ["Block", "FoldedResNet", "conv_layers", "macs"]
+__all__ = ["Block", "FoldedResNet", "conv_layers", "macs", "normalized_layers"]
 
 
 Item = TypeVar("Item", bound=nn.Module)
@@ -182,6 +182,27 @@ def conv_layers(model: nn.Module) -> Iterator[tuple[str, MaskedConv2d]]:
     """Name and module of every masked layer, in stream order."""
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, MaskedConv2d)]
     return iter(sorted(layers, key=lambda item: item[1].stream))
+
+
+class Normalized(NamedTuple):
+    """One execution of a convolution: `input_unit` is the value that input 1 stands for."""
+
+    layer: MaskedConv2d
+    norm: nn.BatchNorm2d
+    relu: bool
+    input_unit: float
+
+
+def normalized_layers(network: FoldedResNet) -> Iterator[Normalized]:
+    """Every execution of a convolution that a batch norm follows, in execution order."""
+    yield Normalized(network.stem, network.stem_norm, True, 1.0 / 255.0)
+    for blocks in network.stages:
+        for block in blocks:
+            for norms in block.norms:
+                if block.shortcut is not None and block.shortcut_norm is not None:
+                    yield Normalized(block.shortcut, block.shortcut_norm, False, 1.0)
+                for layer, norm in zip(block.convs, norms, strict=True):
+                    yield Normalized(layer, norm, True, 1.0)
 
 
 def macs(model: FoldedResNet, size: int) -> int:

@@ -208,7 +208,7 @@ def change(path: str, value: object) -> dict:
             "train/precision",
             "fp16",
             ValueError,
-            "Key 'train.precision' must be one of 'fp32', 'bf16', not 'fp16'",
+            "Key 'train.precision' must be one of 'auto', 'fp32', 'bf16', not 'fp16'",
         ),
     ],
 )

@@ -13,12 +13,11 @@ import torch
 from hiddenfold.sw.search import data as data_module
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
 from hiddenfold.sw.search.data import Split, augment, batches, load_cifar100, resize, to_float
-from hiddenfold.sw.search.train import (
-    learning_rate_factor,
-    load_run,
-    refresh_batch_norms,
-    train,
-)
+from hiddenfold.sw.search.measure import refresh_batch_norms
+from hiddenfold.sw.search.optimizer import learning_rate_factor
+from hiddenfold.sw.search.precision import resolve
+from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.train import train
 
 
 def tiny_config(**changes) -> SearchConfig:
@@ -91,24 +90,32 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     config = tiny_config()
     train(config, "", tmp_path / "whole", data=split)
 
-    class Interrupt(Exception):
+    # Stop in the middle of the third epoch, and later, after a crash, between two epochs.
+    answers = iter([False] * 9 + [True])
+    with pytest.MonkeyPatch.context() as patch:
+        # Asked before every epoch and after every step; an epoch has three steps.
+        patch.setattr("hiddenfold.sw.search.train._deadline", lambda _: lambda: next(answers, True))
+        row = train(config, "", tmp_path / "parts", data=split, minutes=1.0)
+    assert row["epoch"] == 2
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt")["step"] == 1
+
+    class Crash(Exception):
         pass
 
-    # Stop inside the third epoch, after two checkpoints.
     calls = 0
     original = data_module.augment
 
-    def stop_later(*args):
+    def crash_later(*args):
         nonlocal calls
         calls += 1
-        if calls == 8:
-            raise Interrupt
+        if calls == 6:
+            raise Crash
         return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hiddenfold.sw.search.train.augment", stop_later)
-        with pytest.raises(Interrupt):
-            train(config, "", tmp_path / "parts", data=split)
+        patch.setattr("hiddenfold.sw.search.state.augment", crash_later)
+        with pytest.raises(Crash):
+            train(config, "", tmp_path / "parts", resume=True, data=split)
     torch.manual_seed(99)
     train(config, "", tmp_path / "parts", resume=True, data=split)
     whole, parts = load_run(tmp_path / "whole"), load_run(tmp_path / "parts")
@@ -137,6 +144,22 @@ def test_run_directory_errors(tmp_path: Path) -> None:
     message = "Batch must be at most 64, the images, not 65"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         train(tiny_config(batch=65), "", tmp_path / "other", data=split)
+
+
+def test_precision_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for features, expected in (
+        ({"avx2": True, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ({}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=features: found)
+        assert resolve("auto", cpu) == expected
+        assert resolve("fp32", cpu) == torch.float32 and resolve("bf16", cpu) == torch.bfloat16
+    for able, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able, **_: able)
+        assert resolve("auto", cuda) == expected
 
 
 def test_learning_rate() -> None:

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a search, and one epoch of it.
+
+Every random number depends on the seed, the epoch and the step only, so that a search which is
+resumed from a checkpoint, between two epochs or within one, goes on exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from hiddenfold.sw.files import write_atomically
+from hiddenfold.sw.search import precision
+from hiddenfold.sw.search.config import SearchConfig, parse_config
+from hiddenfold.sw.search.data import Split, augment, resize, to_float
+from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
+from hiddenfold.sw.search.nets import FoldedResNet
+from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
+
+__all__ = ["Row", "Search"]
+
+# A line of the log.
+Row = dict[str, float]
+
+# Steps between two updates of the figures in the progress bar: reading them waits for the device.
+_SHOW_EVERY = 20
+
+
+class Search:
+    """Model, optimizer, position (`epoch` complete epochs and `step` steps) and log."""
+
+    def __init__(self, config: SearchConfig, device: str) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.dtype = precision.resolve(config.train.precision, self.device)
+        torch.manual_seed(config.train.seed)
+        self.model = FoldedResNet(config.model).to(self.device)
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.epoch = 0
+        self.step = 0
+        self.log: list[Row] = []
+        # Of the epoch that has begun: loss, right answers, seconds.
+        self._total = torch.zeros(2, device=self.device)
+        self._seconds = 0.0
+        self._resized: tuple[int, Split] | None = None
+
+    def run_epoch(self, training: Split, test: Split, stop: Callable[[], bool]) -> Row | None:
+        """Finish the current epoch and add a line to the log, which is returned.
+
+        `stop` is asked after every step; when it says so, the epoch stays unfinished and None is
+        returned.
+        """
+        settings = self.config.train
+        start = time.monotonic() - self._seconds
+        size = settings.size_of(self.epoch)
+        padding = round(settings.crop_padding * size / training.images.shape[-1])
+        steps = len(training) // settings.batch
+        if steps == 0:
+            raise ValueError(
+                f"Batch must be at most {len(training)}, the images, not {settings.batch}"
+            )
+        training = self._at_size(training, size)
+        self.model.train()
+        order = torch.randperm(len(training), generator=self._generator()).to(self.device)
+        bar = tqdm(
+            total=steps,
+            initial=self.step,
+            desc=f"epoch {self.epoch + 1}/{settings.epochs} ({size} px)",
+            mininterval=2.0,
+            file=sys.stderr,
+        )
+        with bar:
+            while self.step < steps:
+                chosen = order[self.step * settings.batch :][: settings.batch]
+                moved = augment(
+                    training.images[chosen], padding, settings.flip, self._generator(self.step)
+                )
+                self._set_rate(self.epoch + (self.step + 0.5) / steps)
+                self._total += self._train(to_float(moved, self.dtype), training.labels[chosen])
+                self.step += 1
+                bar.update()
+                if self.step % _SHOW_EVERY == 0:
+                    loss, hits = (self._total / self.step).tolist()
+                    shown = f"loss {loss:.3f}, top1 {100 * hits / settings.batch:.1f} %"
+                    bar.set_postfix_str(shown, refresh=False)
+                if stop() and self.step < steps:
+                    self._seconds = time.monotonic() - start
+                    return None
+        rate = self._set_rate(self.epoch + (steps - 0.5) / steps)
+        self.epoch += 1
+        top1 = top5 = math.nan
+        if self.epoch % settings.eval_every == 0 or self.epoch == settings.epochs:
+            chosen_images = training.images[:REFRESH_IMAGES]
+            refresh_batch_norms(self.model, chosen_images, padding, settings, self.dtype)
+            resized = Split(resize(test.images, size), test.labels)
+            top1, top5 = accuracy(self.model, resized, dtype=self.dtype)
+        loss, hits = (self._total / steps).tolist()
+        row = {
+            "epoch": self.epoch,
+            "size": size,
+            "lr": rate,
+            "train_loss": loss,
+            "train_top1": 100.0 * hits / settings.batch,
+            "top1": top1,
+            "top5": top5,
+            "seconds": time.monotonic() - start,
+        }
+        self.log.append(row)
+        self.step, self._seconds = 0, 0.0
+        self._total.zero_()
+        return row
+
+    def _train(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimizer; returns loss and right answers."""
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        hits = (logits.detach().argmax(1) == labels).sum()
+        return torch.stack([loss.detach(), hits.float()])
+
+    def _set_rate(self, progress: float) -> float:
+        return set_rate(self.optimizer, learning_rate_factor(self.config.train, progress))
+
+    def _generator(self, step: int = -1) -> torch.Generator:
+        """Random numbers of a step of this epoch, or of the order of its images."""
+        seed = self.config.train.seed
+        for number in (self.epoch, step + 1):
+            seed = seed * 1_000_003 + number + 1
+        return torch.Generator().manual_seed(seed % (1 << 63))
+
+    def _at_size(self, split: Split, size: int) -> Split:
+        if self._resized is None or self._resized[0] != size:
+            self._resized = size, Split(resize(split.images, size), split.labels)
+        return self._resized[1]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, complete or not at all."""
+        state = {
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "total": self._total,
+            "seconds": self._seconds,
+            "log": self.log,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint; `ValueError` when it is of another configuration."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if parse_config(state["config"]) != self.config:
+            raise ValueError(f"{path} was made with another configuration than the one given")
+        self.epoch = state["epoch"]
+        self.step = state["step"]
+        self.log = state["log"]
+        self._total = state["total"]
+        self._seconds = state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start of a search from a network that was searched before.
+
+From a run directory the scores and batch norms are taken as they are. A model file holds masks and
+no scores, so scores are drawn as for a new search and dealt out anew: in each layer the weights
+that the model keeps get the largest of the drawn values, in random order, the others the rest. The
+network then computes what the model computes, and its scores have the spread of a new search: the
+nearest ones change sides after a few steps. (A kept weight's lead in the old search is not known.)
+
+`top_k` may differ from that of the start: with a lower one, masks are thinned out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiddenfold.sw import signs
+from hiddenfold.sw.model import Execution, Model
+from hiddenfold.sw.search.config import ModelConfig
+from hiddenfold.sw.search.data import augment, resize, to_float
+from hiddenfold.sw.search.float_network import FloatConstants, load_constants
+from hiddenfold.sw.search.measure import REFRESH_IMAGES
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
+from hiddenfold.sw.search.optimizer import make_optimizer
+from hiddenfold.sw.search.plan import plan
+from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.state import Search
+from hiddenfold.sw.search.supermask import MaskedConv2d
+
+__all__ = ["warm_start"]
+
+# Keys of a model's configuration that may differ between a run and the run it starts from.
+_FREE = {"name", "top_k", "logit_scale", "dense_reference"}
+
+
+def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
+    """Give a new `search` the masks and batch norms of `source`, a model file or run directory.
+
+    A model file needs its float constants beside it; `images` (training images uint8 [N, 3, H, W])
+    are needed for them. Raises `ValueError` when `source` is not such a network or has another
+    architecture or seed than the search.
+    """
+    source = Path(source)
+    if source.is_dir():
+        config, network, _ = load_run(source)
+        _check_same_config(source, config.model, search.config.model)
+        search.model.load_state_dict(network.state_dict())
+    else:
+        model = Model.load(source)
+        _check_same_model(source, model, search.model)
+        constants = load_constants(source, model)
+        for _, layer in conv_layers(search.model):
+            _deal_scores(layer, model)
+        settings, size = search.config.train, search.config.train.size_of(0)
+        images = resize(images[:REFRESH_IMAGES], size)
+        padding = round(settings.crop_padding * size / model.image[1])
+        generator = torch.Generator().manual_seed(settings.seed)
+        moved = augment(images, padding, settings.flip, generator)
+        _set_batch_norms(search.model, constants, moved, settings.batch)
+    # Adam's learning rate is in units of the scores.
+    search.optimizer = make_optimizer(search.model, search.config.train)
+
+
+def _check_same_config(source: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    for key in vars(wanted):
+        a, b = getattr(found, key), getattr(wanted, key)
+        if key not in _FREE and a != b:
+            raise ValueError(
+                f"{source}: key 'model.{key}' must be as in the configuration, {b!r}, not {a!r}"
+            )
+
+
+def _check_same_model(source: Path, model: Model, network: FoldedResNet) -> None:
+    seed = signs.splitmix64(network.config.seed)
+    if model.seed != seed:
+        raise ValueError(
+            f"{source}: seed state must be {seed:#x}, that of 'model.seed' = "
+            f"{network.config.seed}, not {model.seed:#x}"
+        )
+    labels = tuple(str(label) for label in range(network.config.classes))
+    wanted = plan(network.config, model.dataset, labels, model.image, model.act_bits)
+    lists = [[_describe(m, e) for e in m.executions()] for m in (wanted, model)]
+    longest = max(map(len, lists))
+    a, b = (names + ["nothing"] * (longest - len(names)) for names in lists)
+    for needed, found in zip(a, b, strict=True):
+        if needed != found:
+            raise ValueError(
+                f"{source}: operation must be {needed}, as in the configuration, not {found}"
+            )
+
+
+def _describe(model: Model, execution: Execution) -> str:
+    text = f"'{execution.name}' with {execution.out_shape.channels} channels"
+    if execution.stream is not None:
+        kernel = model.weight_shapes()[execution.stream].kernel
+        text += f", kernel {kernel}, stride {getattr(execution.op, 'stride', 1)}"
+    return text
+
+
+@torch.no_grad()
+def _deal_scores(layer: MaskedConv2d, model: Model) -> None:
+    """Move the scores of `layer` so that the kept weights of `model` have the largest."""
+    words = model.masks[layer.stream]
+    mask = torch.from_numpy(
+        signs.unpack(words.reshape(len(words), -1), layer.in_channels, layer.kernel)
+    )
+    drawn = layer.scores.detach().cpu().flatten()
+    # They are in random order: split at the threshold, each part stays so.
+    importance = drawn.abs() if layer.magnitude else drawn
+    largest = torch.zeros(len(drawn), dtype=torch.bool)
+    largest[importance.argsort(descending=True)[: int(mask.sum())]] = True
+    dealt = torch.empty_like(drawn)
+    dealt[mask.flatten()], dealt[~mask.flatten()] = drawn[largest], drawn[~largest]
+    layer.scores.copy_(dealt.reshape(layer.scores.shape))
+
+
+@torch.no_grad()
+def _set_batch_norms(
+    network: FoldedResNet, constants: list[FloatConstants], images: Tensor, batch: int
+) -> None:
+    """Make every batch norm compute what `constants` say, with statistics measured on `images`.
+
+    The constants are scale and shift in one. First all batch norms get exactly those, with mean 0
+    and variance 1. In this network mean and variance of every layer are measured. Then scale and
+    shift are set so that with the measured statistics the network stays the same. A batch norm
+    without a learned scale needs no measurement: its constants are its statistics.
+    """
+    handles = []
+    measured = {}
+    for (layer, norm, _, unit), c in zip(normalized_layers(network), constants, strict=True):
+        device = layer.scores.device
+        # In float64: a channel that is always 0 has a gain of 1 / sqrt(eps).
+        gain = torch.from_numpy(c.scale.astype(np.float64) / (layer.scale * unit)).to(device)
+        shift = torch.from_numpy(c.shift.astype(np.float64)).to(device)
+        assert norm.running_mean is not None and norm.running_var is not None
+        if norm.affine:
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1.0 - norm.eps)
+            norm.weight.copy_(gain)
+            norm.bias.copy_(shift)
+            measured[norm] = _Moments()
+            handles.append(norm.register_forward_pre_hook(measured[norm]))
+        else:
+            norm.running_var.copy_((gain**-2 - norm.eps).clamp_min(0.0))
+            norm.running_mean.copy_(-shift / gain)
+    was_training = network.training
+    network.eval()
+    for part in images.split(batch):
+        network(to_float(part))
+    for handle in handles:
+        handle.remove()
+    for norm, moments in measured.items():
+        mean, variance = moments.result()
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.bias.add_(norm.weight * mean)
+        norm.weight.mul_((variance + norm.eps).sqrt())
+    network.train(was_training)
+
+
+class _Moments:
+    """A hook that averages mean and variance of a batch norm's input over the batches it sees."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3))
+        self._sums.append(torch.stack([mean, variance]))
+
+    def result(self) -> Tensor:
+        """Mean and variance, [2, channels]."""
+        return torch.stack(self._sums).mean(0)
