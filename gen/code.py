@@ -84,7 +84,7 @@ class Code:
             words = self._lane_words(result.channels)
             return encode(Opcode.POOL, kernel=1, stride=1, in_words=words, **fields)
         if isinstance(op, Unfold):
-            fields |= {"kernel": op.kernel, "stride": op.stride}
+            fields |= {"kernel": op.kernel, "stride": op.stride, "advance": 1}
             return encode(Opcode.IMAGE, out_words=self._lane_words(result.channels), **fields)
         fields["in_words"] = self._lane_words(source.channels)
         if isinstance(op, MaxPool):

@@ -23,6 +23,8 @@ class Geometry(NamedTuple):
     in_w: int
     out_h: int
     out_w: int
+    #: Input rows above the centre of the first output row, of a stripe from within a map.
+    top: int = 0
 
 
 class Rectangle(NamedTuple):
@@ -56,7 +58,9 @@ def rectangles(shape: Geometry, first_row: int, rows: int) -> list[Rectangle]:
     result = []
     centre = (shape.kernel - 1) // 2
     for tap in tap_order(shape.kernel):
-        y0, y1 = _span(tap // shape.kernel - centre, shape.stride, shape.in_h, shape.out_h)
+        y0, y1 = _span(
+            tap // shape.kernel - centre + shape.top, shape.stride, shape.in_h, shape.out_h
+        )
         x0, x1 = _span(tap % shape.kernel - centre, shape.stride, shape.in_w, shape.out_w)
         result.append(
             Rectangle(max(y0 - first_row, 0), min(y1 - first_row, rows), x0, x1),

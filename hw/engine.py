@@ -149,7 +149,7 @@ class Engine(wiring.Component):
             conv.instruction.eq(instruction),
             conv.program.eq(self.program),
             conv.affine_address.eq(sequencer.affine_address),
-            unfold.address.eq(sequencer.image_address),
+            unfold.address.eq(sequencer.image_address + instruction.offset),
             self.finished.eq(sequencer.finished),
             self.images_done.eq(sequencer.images_done),
             self.pc.eq(sequencer.pc),

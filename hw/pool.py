@@ -44,6 +44,7 @@ class Pool(wiring.Component):
                 "in_w": In(16),
                 "out_h": In(16),
                 "out_w": In(16),
+                "top": In(4),
                 "in_words": In(16),
                 "src": In(act_addr_bits),
                 "dst": In(act_addr_bits),
@@ -70,7 +71,7 @@ class Pool(wiring.Component):
         tap_y = Signal(self._addr_bits)  # first tap of the current row of taps
         tap = Signal(self._addr_bits)
         # Rows and columns of the first tap of the window and of the tap; -3 .. 2^16.
-        top = Signal(18)
+        upper = Signal(18)
         left = Signal(18)
         tap_row = Signal(18)
         tap_col = Signal(18)
@@ -105,7 +106,7 @@ class Pool(wiring.Component):
                     addend.eq(self.in_words),
                     pad_left.eq(pad),
                     window_y.eq(self.src),
-                    top.eq(-pad),
+                    upper.eq(self.top - pad),
                     y.eq(0),
                 ]
                 with m.If(self.start):
@@ -116,10 +117,10 @@ class Pool(wiring.Component):
                     m.d.sync += pitch.eq(pitch + addend)
                 with m.If(factor == 0):
                     m.next = "CORNER"
-            with m.State("CORNER"):  # go pad rows up and pad columns left
+            with m.State("CORNER"):  # go pad - top rows up and pad columns left
                 m.d.sync += [
                     pad_left.eq(pad_left - 1),
-                    window_y.eq(window_y - pitch - self.in_words),
+                    window_y.eq(window_y - Mux(pad_left > self.top, pitch, 0) - self.in_words),
                 ]
                 with m.If(pad_left == 0):
                     m.d.sync += window_y.eq(window_y)
@@ -133,7 +134,7 @@ class Pool(wiring.Component):
                     word.eq(0),
                     tap_y.eq(window_y),
                     tap.eq(window_y),
-                    tap_row.eq(top),
+                    tap_row.eq(upper),
                     tap_col.eq(-pad),
                     ky.eq(0),
                     kx.eq(0),
@@ -163,7 +164,7 @@ class Pool(wiring.Component):
                         ky.eq(0),
                         tap_y.eq(following),
                         tap.eq(following),
-                        tap_row.eq(top),
+                        tap_row.eq(upper),
                     ]
                     m.d.comb += following.eq(window + 1)
                     with m.If(last_word):
@@ -183,7 +184,7 @@ class Pool(wiring.Component):
                         with m.If(last_x):
                             m.d.sync += [
                                 y.eq(y + 1),
-                                top.eq(top + self.stride),
+                                upper.eq(upper + self.stride),
                                 window_y.eq(window_y + (pitch << self.stride[1])),
                             ]
                             m.next = "ROW"

@@ -57,6 +57,7 @@ class TapWalker(wiring.Component):
                 "in_w": In(16),
                 "out_h": In(16),
                 "out_w": In(16),
+                "top": In(4),
                 "src": In(32),
                 "tile_rows": In(16),
                 "blocks": In(16),
@@ -96,9 +97,9 @@ class TapWalker(wiring.Component):
             stop = low + count
             return start, Mux(end < stop, end, stop)
 
-        dy = Signal(signed(5))
+        dy = Signal(signed(6))
         dx = Signal(signed(5))
-        m.d.comb += [dy.eq(ky - centre), dx.eq(kx - centre)]
+        m.d.comb += [dy.eq(ky - centre + self.top), dx.eq(kx - centre)]
         y0, y1, x0, x1 = (Signal(signed(19), name=name) for name in ("y0", "y1", "x0", "x1"))
         in_y, in_x, pixel = Signal(16), Signal(16), Signal(32)
         o = self.o.p

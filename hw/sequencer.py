@@ -119,6 +119,7 @@ class FieldCheck(wiring.Component):
             | (i.in_w == 0)
             | (i.out_h == 0)
             | (i.out_w == 0)
+            | (i.top > i.kernel >> 1)
         )
         src_wrong = i.src >= self._act_words
         dst_wrong = i.dst >= self._act_words
@@ -193,7 +194,7 @@ class Sequencer(wiring.Component):
         The instruction in execution, and a start and a done pulse per unit (``UNIT_OPCODES``).
     affine_address, image_address
         Pointers of the affine stream and the image; ``next_image`` is the latter's value after
-        IMAGE.
+        an IMAGE with ``advance``.
     finished
         Pulse: the last image is done.
     images_done, pc
@@ -286,7 +287,7 @@ class Sequencer(wiring.Component):
                     self._execute(m, i, fetcher, fail, next_pc, begun, loop_start, loop_left)
             with m.State("UNIT"):
                 with m.If(self.unit_done.any()):
-                    with m.If(i.opcode == Opcode.IMAGE):
+                    with m.If((i.opcode == Opcode.IMAGE) & i.advance):
                         m.d.sync += self.image_address.eq(self.next_image)
                     with m.If((i.opcode == Opcode.CONV) & ~i.logits):
                         m.d.sync += self.affine_address.eq(self.affine_address + record_bytes)

@@ -32,8 +32,9 @@ class Unfold(wiring.Component):
     -------
     start
         Begin; the fields of the instruction and ``address`` (first image byte) must be valid from
-        this cycle until ``done``. ``out_h`` and ``out_w`` follow from the other fields and are not
-        looked at.
+        this cycle until ``done``. ``out_w`` follows from the other fields and is not looked at.
+        ``top`` rows of the image lie above the centre of the first output row; rows that are read
+        beyond the ``out_h`` output rows are only halo.
     done
         Pulse, not before the last write.
     next_address
@@ -73,6 +74,7 @@ class Unfold(wiring.Component):
                 "in_w": In(16),
                 "out_h": In(16),
                 "out_w": In(16),
+                "top": In(4),
                 "out_words": In(16),
                 "dst": In(act_addr_bits),
                 "address": In(addr_bits),
@@ -102,6 +104,8 @@ class Unfold(wiring.Component):
 
         # Position of the scan.
         pad = Signal(2)
+        first_row = Signal(4)  # of the scan that completes windows
+        rows_left = Signal(16)  # output rows that have not begun
         scanning = Signal()
         col = Signal(17)
         row = Signal(17)
@@ -112,14 +116,17 @@ class Unfold(wiring.Component):
         col_real = Signal()
         real = Signal()
         above = Signal(max(1, size - 1))  # bit i: the row i+1 above is in the image
+        emitting = Signal()  # the row of the scan completes windows
         advance = Signal()
         step = Signal()
         m.d.comb += [
             pad.eq(self.kernel >> 1),
+            first_row.eq(pad + self.top),
             col_real.eq(col < self.in_w),
             real.eq(col_real & (row < self.in_h)),
             reader.o.ready.eq(scanning & real & advance),
             step.eq(scanning & advance & (reader.o.valid | ~real)),
+            emitting.eq((row >= first_row) & ((self.stride == 1) | ~row_skip) & (rows_left != 0)),
         ]
         with m.If(step):
             m.d.sync += [col.eq(col + 1), col_skip.eq((col >= pad) & ~col_skip)]
@@ -128,7 +135,8 @@ class Unfold(wiring.Component):
                     col.eq(0),
                     col_skip.eq(0),
                     row.eq(row + 1),
-                    row_skip.eq((row >= pad) & ~row_skip),
+                    row_skip.eq((row >= first_row) & ~row_skip),
+                    rows_left.eq(rows_left - emitting),
                     above.eq(Cat(Const(1, 1), above)),
                     scanning.eq(row != last_row),
                 ]
@@ -139,6 +147,7 @@ class Unfold(wiring.Component):
                 row.eq(0),
                 col_skip.eq(0),
                 row_skip.eq(0),
+                rows_left.eq(self.out_h),
                 above.eq(0),
                 last_col.eq(self.in_w + pad - 1),
                 last_row.eq(self.in_h + pad - 1),
@@ -154,9 +163,7 @@ class Unfold(wiring.Component):
         with m.If(step):
             m.d.sync += [
                 valid_1.eq(1),
-                emit_1.eq(
-                    (col >= pad) & (row >= pad) & ((self.stride == 1) | ~(col_skip | row_skip))
-                ),
+                emit_1.eq(emitting & (col >= pad) & ((self.stride == 1) | ~col_skip)),
                 col_real_1.eq(col_real),
                 col_1.eq(col),
                 above_1.eq(above),

@@ -15,7 +15,17 @@ _FORMAT = struct.Struct(f"<{isa.WORDS}Q")
 #: What the text of each instruction shows, in this order; flags are shown when they are set.
 _SHOWN = {
     isa.Opcode.BEGIN: ("seed", "offset"),
-    isa.Opcode.IMAGE: ("dst", "in", "out", "out_words", "kernel", "stride"),
+    isa.Opcode.IMAGE: (
+        "dst",
+        "in",
+        "out",
+        "out_words",
+        "kernel",
+        "stride",
+        "top",
+        "offset",
+        "advance",
+    ),
     isa.Opcode.CONV: (
         "dst",
         "src",
@@ -26,6 +36,7 @@ _SHOWN = {
         "out_words",
         "kernel",
         "stride",
+        "top",
         "passes",
         "out_bits",
         "blocks",
@@ -36,12 +47,14 @@ _SHOWN = {
         "count",
         "seed",
     ),
-    isa.Opcode.POOL: ("dst", "src", "in", "out", "in_words", "kernel", "stride"),
+    isa.Opcode.POOL: ("dst", "src", "in", "out", "in_words", "kernel", "stride", "top"),
     isa.Opcode.STORE: ("src", "count"),
     isa.Opcode.LOOP: ("count",),
 }
 _HEXADECIMAL = frozenset({"seed", "offset"})
-_FLAGS = frozenset({"gap", "logits"})
+_FLAGS = frozenset({"gap", "logits", "advance"})
+#: Shown unless they are 0.
+_RARE = frozenset({"top"})
 
 
 def encode(opcode: isa.Opcode, **fields: int) -> bytes:
@@ -116,6 +129,8 @@ def _text(fields: Mapping[str, int]) -> str:
             parts.append(f"{name}={fields[name + '_h']}x{fields[name + '_w']}")
         elif name in _FLAGS:
             parts += [name] if fields[name] else []
+        elif name in _RARE and not fields[name]:
+            continue
         elif name == "res":
             parts += [f"res={fields['res']}"] if fields["residual"] else []
         else:

@@ -143,6 +143,9 @@ class _Machine:
         self._require(fields["stride"] in (1, 2), Error.FIELD)
         for name in ("in_h", "in_w", "out_h", "out_w", *sizes):
             self._require(fields[name] > 0, Error.FIELD)
+        self._require(fields["top"] <= fields["kernel"] // 2, Error.FIELD)
+        last = (fields["out_h"] - 1) * fields["stride"] + fields["top"]
+        assert last < fields["in_h"], "the centre of an output row is not in the input"
 
     # Instructions without weights.
 
@@ -152,10 +155,11 @@ class _Machine:
         self._require(width <= self.parameters["image_width"], Error.FIELD)
         self._require(fields["kernel"] <= self.parameters["stem_kernel"], Error.FIELD)
         pitch = (4 * width + 15) // 16 * 16
-        end = self.image_position + height * pitch
+        start = self.image_position + fields["offset"]
+        end = start + height * pitch
         self._require(end <= len(self.images), Error.WINDOW)
-        data = np.frombuffer(self.images[self.image_position : end], np.uint8)
-        self.image_position = end
+        data = np.frombuffer(self.images[start:end], np.uint8)
+        self.image_position = end if fields["advance"] else self.image_position
         self.bytes_read += height * pitch
         image = data.reshape(height, pitch // 4, 4)[:, :width, :3]
         out = self.tensor(fields["dst"], fields["out_h"], fields["out_w"], fields["out_words"])
@@ -189,13 +193,13 @@ def _windows(source: NDArray[np.uint8], fields: dict[str, int]) -> NDArray[np.ui
     """Zero-padded windows: [out_h, out_w, kernel * kernel, channels]."""
     kernel, stride = fields["kernel"], fields["stride"]
     height, width = fields["out_h"], fields["out_w"]
-    reach = (kernel - 1) // 2
+    reach, top = (kernel - 1) // 2, fields["top"]
     # Beyond the padding as far as the output map of the instruction asks for it.
-    bottom = max(0, (height - 1) * stride + kernel - reach - source.shape[0])
+    bottom = max(0, (height - 1) * stride + top + kernel - reach - source.shape[0])
     right = max(0, (width - 1) * stride + kernel - reach - source.shape[1])
     padded = np.pad(source, ((reach, bottom), (reach, right), (0, 0)))
     taps = [
-        padded[ky : ky + height * stride : stride, kx : kx + width * stride : stride]
+        padded[ky + top : ky + top + height * stride : stride, kx : kx + width * stride : stride]
         for ky in range(kernel)
         for kx in range(kernel)
     ]
@@ -277,7 +281,8 @@ class _Convolution:
     def _reach(self, tap: tuple[int, int], first: int, rows: int) -> tuple[list[int], list[int]]:
         """Output rows of a pixel tile, and columns, whose input of that tap is not padding."""
         f = self._fields
-        ys = [y for y in range(first, first + rows) if 0 <= y * f["stride"] + tap[0] < f["in_h"]]
+        dy = tap[0] + f["top"]
+        ys = [y for y in range(first, first + rows) if 0 <= y * f["stride"] + dy < f["in_h"]]
         xs = [x for x in range(f["out_w"]) if 0 <= x * f["stride"] + tap[1] < f["in_w"]]
         return ys, xs
 
@@ -333,7 +338,8 @@ class _Convolution:
         for tap, weight in zip(self._taps, weights, strict=True):
             ys, xs = self._reach(tap, first, rows)
             inputs = np.ix_(
-                [y * f["stride"] + tap[0] for y in ys], [x * f["stride"] + tap[1] for x in xs]
+                [y * f["stride"] + tap[0] + f["top"] for y in ys],
+                [x * f["stride"] + tap[1] for x in xs],
             )
             # Exact: all numbers are integers far below 2^53.
             sums[np.ix_([y - first for y in ys], xs)] += values[inputs] @ weight

@@ -15,9 +15,15 @@ KERNELS = (1, 3, 5, 7)
 SIZES = ((1, 1), (1, 9), (2, 2), (3, 5), (4, 4), (7, 2), (8, 8), (9, 16))
 
 
-def geometry(kernel, stride, height, width):
+def geometry(kernel, stride, height, width, top=0):
     return Geometry(
-        kernel, stride, height, width, (height - 1) // stride + 1, (width - 1) // stride + 1
+        kernel,
+        stride,
+        height,
+        width,
+        (height - 1 - top) // stride + 1,
+        (width - 1) // stride + 1,
+        top,
     )
 
 
@@ -36,7 +42,7 @@ def reached(shape, tap, first, rows):
         (y, x)
         for y in range(rows)
         for x in range(shape.out_w)
-        if 0 <= (y + first) * shape.stride + dy < shape.in_h
+        if 0 <= (y + first) * shape.stride + dy + shape.top < shape.in_h
         and 0 <= x * shape.stride + dx < shape.in_w
     ]
 
@@ -45,15 +51,16 @@ def reached(shape, tap, first, rows):
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("size", SIZES)
 def test_rectangles_hold_the_pixels_that_a_tap_reaches(kernel, stride, size):
-    shape = geometry(kernel, stride, *size)
-    for rows in (1, 2, shape.out_h):
-        for first in range(0, shape.out_h, rows):
-            here = min(rows, shape.out_h - first)
-            boxes = rectangles(shape, first, here)
-            for box, tap in zip(boxes, taps(kernel), strict=True):
-                pixels = [(y, x) for y in range(box.y0, box.y1) for x in range(box.x0, box.x1)]
-                assert pixels == reached(shape, tap, first, here)
-                assert box.pixels == len(pixels)
+    for top in range(min(kernel // 2, size[0] - 1) + 1):
+        shape = geometry(kernel, stride, *size, top)
+        for rows in (1, 2, shape.out_h):
+            for first in range(0, shape.out_h, rows):
+                here = min(rows, shape.out_h - first)
+                boxes = rectangles(shape, first, here)
+                for box, tap in zip(boxes, taps(kernel), strict=True):
+                    pixels = [(y, x) for y in range(box.y0, box.y1) for x in range(box.x0, box.x1)]
+                    assert pixels == reached(shape, tap, first, here)
+                    assert box.pixels == len(pixels)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

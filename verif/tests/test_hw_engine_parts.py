@@ -220,10 +220,11 @@ def test_tap_walker(seed):
     rng = random.Random(seed)
     kernel, stride = rng.choice((1, 3, 5, 7)), rng.choice((1, 2))
     in_h, in_w = rng.randint(1, 12), rng.randint(1, 12)
-    out_h, out_w = (in_h - 1) // stride + 1, (in_w - 1) // stride + 1
+    pad = (kernel - 1) // 2
+    top = min(rng.randint(0, pad), in_h - 1)
+    out_h, out_w = (in_h - 1 - top) // stride + 1, (in_w - 1) // stride + 1
     tile_rows, in_words, src = rng.randint(1, out_h), rng.randint(1, 3), rng.randrange(100)
     blocks = rng.randint(1, 2)
-    pad = (kernel - 1) // 2
     taps = [(pad, pad)] + [
         (ky, kx) for ky in range(kernel) for kx in range(kernel) if (ky, kx) != (pad, pad)
     ]
@@ -236,14 +237,14 @@ def test_tap_walker(seed):
                     (y, x)
                     for y in tile
                     for x in range(out_w)
-                    if 0 <= y * stride + ky - pad < in_h and 0 <= x * stride + kx - pad < in_w
+                    if 0 <= y * stride + ky - pad + top < in_h and 0 <= x * stride + kx - pad < in_w
                 ]
                 flags = (number == 0, number == len(taps) - 1)
                 if not reached:
                     expected.append((True, *flags))
                     continue
                 (y0, x0), (y1, x1) = reached[0], reached[-1]
-                pixel = (y0 * stride + ky - pad) * in_w + x0 * stride + kx - pad
+                pixel = (y0 * stride + ky - pad + top) * in_w + x0 * stride + kx - pad
                 expected.append(
                     (
                         False,
@@ -257,7 +258,7 @@ def test_tap_walker(seed):
     dut = TapWalker(address_bits=14, index_bits=8)
 
     async def testbench(ctx):
-        for name in "kernel stride in_h in_w out_h out_w tile_rows in_words src blocks".split():
+        for name in "kernel stride in_h in_w out_h out_w top tile_rows in_words src blocks".split():
             ctx.set(getattr(dut, name), locals_[name])
         await ctx.tick()
         ctx.set(dut.start, 1)
@@ -282,6 +283,7 @@ def test_tap_walker(seed):
         "in_w": in_w,
         "out_h": out_h,
         "out_w": out_w,
+        "top": top,
         "tile_rows": tile_rows,
         "in_words": in_words,
         "src": src,

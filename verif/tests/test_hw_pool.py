@@ -51,8 +51,11 @@ def random_tensor(generator, height, width, words, lanes) -> list:
     ]
 
 
-async def run_instruction(ctx, dut, kernel, stride, height, width, words):
-    """Run POOL; return (writes as a list of (address, word), cycles until done)."""
+async def run_instruction(ctx, dut, kernel, stride, height, width, words, **changes):
+    """Run POOL; return (writes as a list of (address, word), cycles until done).
+
+    ``changes`` are fields that differ from those of a whole map.
+    """
     fields = {
         "kernel": kernel,
         "stride": stride,
@@ -63,8 +66,9 @@ async def run_instruction(ctx, dut, kernel, stride, height, width, words):
         "in_words": words,
         "src": SRC,
         "dst": DST,
+        "top": 0,
         "start": 1,
-    }
+    } | changes
     for name, value in fields.items():
         ctx.set(getattr(dut, name), value)
     writes = []
@@ -119,6 +123,31 @@ def test_against_loops(case):
         out_h, setup = (height - 1) // stride + 1, width.bit_length() + kernel // 2
         # Start, last step of the product and of the corner; a cycle per output row; the pipeline.
         assert cycles == len(expected) * kernel**2 + out_h + setup + 3 + 3
+
+    simulate(dut, testbench, memory.run)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_stripes_make_the_whole_map(kernel, stride):
+    dut = Pool(lanes=8, act_addr_bits=10)
+    height, width, rows = 11, 4, 2
+    tensor = random_tensor(random.Random(kernel), height, width, 2, 8)
+    words: dict[int, int] = {}
+    memory = ActivationReads(dut, words)
+    expected = pool(tensor, kernel, stride)
+
+    async def testbench(ctx):
+        for y in range(0, len(expected), rows):
+            part = expected[y : y + rows]
+            first = max(0, y * stride - kernel // 2)
+            end = min(height, (y + len(part) - 1) * stride + kernel // 2 + 1)
+            words.clear()
+            words.update(enumerate(words_of(tensor[first:end]), SRC))
+            shape = (end - first, width, 2)
+            changes = {"out_h": len(part), "top": y * stride - first}
+            writes, _ = await run_instruction(ctx, dut, kernel, stride, *shape, **changes)
+            assert writes == list(enumerate(words_of(part), DST))
 
     simulate(dut, testbench, memory.run)
 

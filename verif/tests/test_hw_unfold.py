@@ -77,8 +77,13 @@ def unfold(pixels, kernel: int, stride: int, lanes: int) -> list[int]:
     return words
 
 
-async def run_instruction(ctx, dut, port, pixels, kernel, stride, lanes, address=ADDRESS):
-    """Run IMAGE; return (writes as a list of (address, word), next address, cycles)."""
+async def run_instruction(
+    ctx, dut, port, pixels, kernel, stride, lanes, address=ADDRESS, **changes
+):
+    """Run IMAGE; return (writes as a list of (address, word), next address, cycles).
+
+    ``changes`` are fields that differ from those of a whole image.
+    """
     height, width = len(pixels), len(pixels[0])
     fields = {
         "kernel": kernel,
@@ -90,8 +95,9 @@ async def run_instruction(ctx, dut, port, pixels, kernel, stride, lanes, address
         "out_words": -(-3 * kernel**2 // lanes),
         "dst": DST,
         "address": address,
+        "top": 0,
         "start": 1,
-    }
+    } | changes
     for name, value in fields.items():
         ctx.set(getattr(dut, name), value)
     writes = []
@@ -166,6 +172,35 @@ def test_against_loops(case, stem_kernel, pattern):
         expected = unfold(pixels, kernel, stride, lanes)
         assert writes == list(enumerate(expected, DST))
         assert end == ADDRESS + len(content)
+
+    simulate(dut, testbench, port.run)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_stripes_make_the_whole_image(kernel, stride):
+    dut = Unfold(lanes=32, bus_bits=64, image_width=12, stem_kernel=7, act_addr_bits=13)
+    height, width, rows = 11, 10, 2
+    pixels, content = make_image(random.Random(kernel), height, width)
+    pitch = len(content) // height
+    port = ReadPort(dut, content, 64, sometimes(0.9, 2))
+    expected = unfold(pixels, kernel, stride, 32)
+    out_h = (height - 1) // stride + 1
+    row_words = len(expected) // out_h
+
+    async def testbench(ctx):
+        for y in range(0, out_h, rows):
+            count = min(rows, out_h - y)
+            first = max(0, y * stride - kernel // 2)
+            end = min(height, (y + count - 1) * stride + kernel // 2 + 1)
+            changes = {"out_h": count, "top": y * stride - first}
+            address = ADDRESS + first * pitch
+            writes, after, _ = await run_instruction(
+                ctx, dut, port, pixels[first:end], kernel, stride, 32, address, **changes
+            )
+            part = expected[y * row_words : (y + count) * row_words]
+            assert writes == list(enumerate(part, DST))
+            assert after == ADDRESS + end * pitch
 
     simulate(dut, testbench, port.run)
 
