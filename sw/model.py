@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenfold.sw import model_file, model_summary, signs
+from hiddenfold.sw import frozen, model_file, model_summary, signs
 from hiddenfold.sw.affine import SHIFTS, Affine, check_array
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.model_file import DenseReference
@@ -61,9 +61,10 @@ class Model:
 
     `image` is (height, width), `seed` the seed state, `masks` maps a stream number to
     uint64[Cout, taps, CW] (docs/spec.md section 2), and `affine` has one entry per execution of a
-    conv in execution order. `accuracy` may have the keys "float" and "golden" with a percentage or
-    None; `provenance` holds free strings. `dense_reference` is what the size is compared with, None
-    for the network itself, unfolded.
+    conv in execution order. `free` has the m of section 2.1 for every stream, or nothing when no
+    mask is partly frozen; masks are whole either way. `accuracy` may have the keys "float" and
+    "golden" with a percentage or None; `provenance` holds free strings. `dense_reference` is what
+    the size is compared with, None for the network itself, unfolded.
 
     Nothing is checked at construction; `validate` checks all rules, and loading and saving run it.
     """
@@ -79,6 +80,7 @@ class Model:
     ops: tuple[Operation, ...]
     masks: dict[int, NDArray[np.uint64]]
     affine: list[Affine]
+    free: tuple[int, ...] = ()
     accuracy: dict[str, float | None] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     dense_reference: DenseReference | None = None
@@ -123,7 +125,17 @@ class Model:
         """Signs in the shape and order of the stream's mask (docs/spec.md section 1.3)."""
         shape = self.masks[stream].shape
         state = signs.layer_state(self.seed, stream)
-        return signs.sign_words(state, shape[0], shape[1] * shape[2]).reshape(shape)
+        stride = frozen.word_stride(self.free_eighths(stream))
+        return signs.sign_words(state, shape[0], shape[1] * shape[2], stride).reshape(shape)
+
+    def free_eighths(self, stream: int) -> int:
+        """How many of 8 neighbouring channels have a stored mask bit (docs/spec.md section 2.1)."""
+        return self.free[stream] if self.free else 8
+
+    def pattern(self, stream: int) -> frozen.Pattern:
+        """What is free and what is frozen in the stream's mask."""
+        shape = self.weight_shapes()[stream]
+        return frozen.pattern(self.seed, stream, shape, self.free_eighths(stream))
 
     def weights(self, stream: int) -> NDArray[np.int8]:
         """Weights -1, 0, +1 as int8[Cout, Cin, K, K]."""
@@ -152,6 +164,7 @@ class Model:
                 f"Masks must be those of streams {_list(sorted(streams))} in this order, "
                 f"not {_list(self.masks)}"
             )
+        frozen.check_free(self.free, len(streams))
         for stream, shape in streams.items():
             self._validate_mask(stream, shape)
         convs = [execution for execution in unroll(groups) if execution.affine is not None]
@@ -233,6 +246,14 @@ class Model:
                 f"{subject}: bits of input channels from {shape.in_channels} on must be 0, "
                 f"not 1 as in output channel {channel}, tap {tap}"
             )
+        if self.free_eighths(stream) < 8:
+            made = frozen.pattern(self.seed, stream, shape, self.free_eighths(stream))
+            if (wrong := (mask & ~made.free) ^ made.kept).any():
+                channel, tap, _ = np.argwhere(wrong)[0]
+                raise ValueError(
+                    f"{subject}: frozen bits must be those of the seed, "
+                    f"not others as in output channel {channel}, tap {tap}"
+                )
 
     def _validate_logits(self, classifier: Execution) -> None:
         shape = classifier.in_shape

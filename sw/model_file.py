@@ -8,14 +8,15 @@ compared with the file's size before anything is built from them.
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hiddenfold.sw import frozen
 from hiddenfold.sw.affine import Affine
 from hiddenfold.sw.operations import Conv, check_integer, from_json, shorten, to_json
 from hiddenfold.sw.shapes import Execution, WeightShape, infer, unroll
@@ -32,7 +33,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_header",
-    "mask_bytes",
+    "mask_sizes",
 ]
 
 MAGIC = b"HFN1"
@@ -43,7 +44,7 @@ MAX_HEADER_BYTES = 1 << 20
 _REQUIRED = frozenset(
     "format name dataset classes image seed top_k act_bits folded_stages ops".split()
 )
-_OPTIONAL = frozenset({"accuracy", "dense_reference", "provenance"})
+_OPTIONAL = frozenset({"accuracy", "dense_reference", "free", "provenance"})
 
 
 class DenseReference(NamedTuple):
@@ -56,7 +57,7 @@ class DenseReference(NamedTuple):
 def encode(model: Model) -> bytes:
     """The bytes of the file of a legal model. Raises `ValueError` when they are too many."""
     parts = [encode_header(model)]
-    parts += [mask.astype("<u8").tobytes() for mask in model.masks.values()]
+    parts += [frozen.compress(mask, model.pattern(s)) for s, mask in model.masks.items()]
     parts += [affine.to_bytes() for affine in model.affine]
     body = b"".join(parts)
     if len(body) + 4 > MAX_FILE_BYTES:
@@ -78,6 +79,8 @@ def encode_header(model: Model) -> bytes:
         "folded_stages": list(model.folded_stages),
         "ops": [to_json(op) for op in model.ops],
     }
+    if any(m != 8 for m in model.free):
+        header["free"] = list(model.free)
     if model.accuracy:
         header["accuracy"] = model.accuracy
     if model.provenance:
@@ -119,12 +122,14 @@ def decode(data: bytes) -> dict[str, Any]:
     try:
         fields = _parse_header(data[8 : 8 + length])
         groups, streams = infer(fields["ops"], fields["image"], len(fields["classes"]))
+        frozen.check_free(fields["free"], len(streams))
     except ValueError:
         # Of two explanations, damage is the better one.
         if stored != found:
             raise ValueError(corrupted) from None
         raise
-    size = 12 + length + mask_bytes(streams) + _affine_bytes(groups)
+    sizes = mask_sizes(streams, fields["free"])
+    size = 12 + length + sum(sizes.values()) + _affine_bytes(groups)
     if size != len(data):
         fault = "truncated" if len(data) < size else "too long"
         raise ValueError(
@@ -132,12 +137,13 @@ def decode(data: bytes) -> dict[str, Any]:
         )
     if stored != found:
         raise ValueError(corrupted)
-    masks, position = {}, 8 + length
-    for stream, shape in sorted(streams.items()):
-        count = math.prod(shape.words)
-        words = np.frombuffer(data, "<u8", count, position).astype(np.uint64)
-        masks[stream] = words.reshape(shape.words)
-        position += 8 * count
+    position = 8 + length
+    masks = {}
+    for stream, stored_size in sizes.items():
+        m = fields["free"][stream] if fields["free"] else 8
+        made = frozen.pattern(fields["seed"], stream, streams[stream], m)
+        masks[stream] = _mask(stream, data[position : position + stored_size], made)
+        position += stored_size
     affine = []
     for execution in unroll(groups):
         if execution.affine is not None:
@@ -148,9 +154,19 @@ def decode(data: bytes) -> dict[str, Any]:
     return fields | {"masks": masks, "affine": affine}
 
 
-def mask_bytes(streams: dict[int, WeightShape]) -> int:
-    """Bytes of all masks in a file."""
-    return sum(8 * math.prod(shape.words) for shape in streams.values())
+def mask_sizes(streams: dict[int, WeightShape], free: tuple[int, ...]) -> dict[int, int]:
+    """Bytes of each stream's mask in a file; `free` as in `Model`."""
+    return {
+        stream: frozen.stored_bytes(shape, free[stream] if free else 8)
+        for stream, shape in sorted(streams.items())
+    }
+
+
+def _mask(stream: int, data: bytes, made: frozen.Pattern) -> NDArray[np.uint64]:
+    try:
+        return frozen.expand(data, made)
+    except ValueError as error:
+        raise ValueError(f"Mask of stream {stream}: {error}") from error
 
 
 def _affine_bytes(groups: list[tuple[int, list[Execution]]]) -> int:
@@ -181,7 +197,8 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     version = header.pop("format")
     if version != FORMAT or not isinstance(version, int) or isinstance(version, bool):
         raise ValueError(f"Model file: format must be {FORMAT}, not {shorten(version)}")
-    for key in ("classes", "image", "folded_stages", "ops"):
+    header.setdefault("free", [])
+    for key in ("classes", "image", "folded_stages", "ops", "free"):
         if not isinstance(header[key], list):
             raise ValueError(f"Model file: {key} must be a list, not {shorten(header[key])}")
         header[key] = tuple(header[key])
@@ -189,6 +206,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     if not isinstance(seed, str) or not re.fullmatch(r"[0-9a-fA-F]{16}", seed):
         raise ValueError(f"Model file: seed must be 16 hexadecimal digits, not {shorten(seed)}")
     header["seed"] = int(seed, 16)
+    check_integer("Model: seed", header["seed"], 1, (1 << 64) - 1)
     if len(header["image"]) != 2:
         raise ValueError(f"Model file: image must be [height, width], not {header['image']!r}")
     for value in header["image"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hiddenfold.sw import model_file
+from hiddenfold.sw import frozen, model_file
 from hiddenfold.sw.affine import Affine
 from hiddenfold.sw.operations import Loop
 from hiddenfold.sw.shapes import Execution
@@ -21,13 +21,17 @@ CRC_BYTES = 4
 def summary(model: Model) -> dict[str, Any]:
     """The JSON object of `hiddenfold inspect`; needs neither masks nor affine tables.
 
-    Sizes are in bytes. `mask_bits` counts weights without padding, each once. `shape` of a layer
-    is its output's [height, width, channels], `macs` those of all its iterations.
+    Sizes are in bytes. `mask_bits` counts weights with a stored mask bit, each once. `shape` of a
+    layer is its output's [height, width, channels], `macs` those of all its iterations.
     """
     executions = model.executions()
     shapes = model.weight_shapes()
     weights = sum(shape.weights for shape in shapes.values())
-    mask_bytes = model_file.mask_bytes(shapes)
+    mask_bits = sum(
+        frozen.stored_bits(model.seed, stream, shape, model.free_eighths(stream))
+        for stream, shape in shapes.items()
+    )
+    mask_bytes = sum(model_file.mask_sizes(shapes, model.free).values())
     affine_bytes = sum(
         Affine.size(e.out_shape.channels) for e in executions if e.affine is not None
     )
@@ -43,7 +47,7 @@ def summary(model: Model) -> dict[str, Any]:
         "act_bits": model.act_bits,
         "folded_stages": list(model.folded_stages),
         "layers": _layers(executions),
-        "mask_bits": weights,
+        "mask_bits": mask_bits,
         "total_bytes": total,
         "mask_bytes": mask_bytes,
         "affine_bytes": affine_bytes,

@@ -80,17 +80,19 @@ def channel_states(state: int, out_channels: int) -> NDArray[np.uint64]:
     return states[:out_channels]
 
 
-def sign_words(state: int, out_channels: int, words: int) -> NDArray[np.uint64]:
+def sign_words(state: int, out_channels: int, words: int, stride: int = 1) -> NDArray[np.uint64]:
     """Sign words of a layer: uint64[out_channels, words], bit 1 for weight -1, 0 for +1.
 
-    `state` is what `layer_state` returned, `words` what `words_per_channel` says.
+    `state` is what `layer_state` returned, `words` what `words_per_channel` says. Word `k` is word
+    `k * stride` of the stream; `stride` is 2 for partly frozen masks.
     """
     _check_count("Number of words", words, 1 << 34)
     result = np.empty((out_channels, words), dtype=np.uint64)
     s = channel_states(state, out_channels)
     for k in range(words):
         result[:, k] = s
-        s = leap(s)
+        for _ in range(stride):
+            s = leap(s)
     return result
 
 
@@ -140,12 +142,16 @@ def unpack(words: NDArray[np.uint64], in_channels: int, kernel: int) -> NDArray[
 
 
 def sign_tensor(
-    seed_state: int, stream: int, out_channels: int, in_channels: int, kernel: int
+    seed_state: int,
+    stream: int,
+    out_channels: int,
+    in_channels: int,
+    kernel: int,
+    stride: int = 1,
 ) -> NDArray[np.int8]:
-    """Signs of a layer as int8[Cout, Cin, K, K] of +1 and -1."""
-    words = sign_words(
-        layer_state(seed_state, stream), out_channels, words_per_channel(in_channels, kernel)
-    )
+    """Signs of a layer as int8[Cout, Cin, K, K] of +1 and -1; `stride` as in `sign_words`."""
+    state, count = layer_state(seed_state, stream), words_per_channel(in_channels, kernel)
+    words = sign_words(state, out_channels, count, stride)
     return 1 - 2 * unpack(words, in_channels, kernel).astype(np.int8)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from hiddenfold.hw import lfsr
-from hiddenfold.sw import signs
+from hiddenfold.sw import frozen, signs
 from hiddenfold.sw.model import Classifier, Conv, Loop, MaxPool, Model, Unfold
+from hiddenfold.sw.shapes import WeightShape
 
 __all__ = ["dumps", "make", "requantize"]
 
@@ -70,6 +71,7 @@ def make() -> dict[str, Any]:
         ],
         "streams": [_stream(0, 3, 70, 3), _stream(7, 5, 4, 1), _stream(200, 1, 1, 5)],
         "weights": [_weights(1, 2, 3, 3), _weights(2, 4, 5, 1)],
+        "frozen_masks": [_frozen(3, 2, 70, 3, 4), _frozen(4, 3, 20, 1, 2), _frozen(5, 3, 64, 3, 1)],
         "signatures": [_signature(words) for words in _signed()],
         "requantization": [case | requantize(**case) for case in _requantization_cases()],
         "network": _network(),
@@ -153,6 +155,28 @@ def _weights(stream: int, out_channels: int, in_channels: int, kernel: int) -> d
         "stream": stream,
         "mask": [[_word(word) for word in row] for row in signs.pack(kept)],
         "weights": (sign * kept).tolist(),
+    }
+
+
+def _frozen(
+    stream: int, out_channels: int, in_channels: int, kernel: int, m: int
+) -> dict[str, Any]:
+    """A partly frozen mask that keeps two of three free weights, and its stored form."""
+    seed = lfsr.seed_state(42)
+    shape = WeightShape(out_channels, in_channels, kernel)
+    made = frozen.pattern(seed, stream, shape, m)
+    kept = (np.arange(shape.weights) % 3 != 0).reshape(*shape, kernel)
+    mask = signs.pack(kept).reshape(shape.words) & made.free | made.kept
+    stored = np.frombuffer(frozen.compress(mask, made), "<u8")
+    return {
+        "seed": _word(seed),
+        "stream": stream,
+        "out_channels": out_channels,
+        "in_channels": in_channels,
+        "kernel": kernel,
+        "m": m,
+        "mask": [[_word(word) for word in row] for row in mask.reshape(out_channels, -1)],
+        "stored": [_word(word) for word in stored],
     }
 
 
@@ -259,7 +283,7 @@ def _tiny_model() -> Model:
         affine=[],
     )
     rng = np.random.default_rng(2026)
-    model = replace(model, masks=random_masks(rng, model.weight_shapes(), model.top_k))
+    model = replace(model, masks=random_masks(rng, model, model.top_k))
     return replace(model, affine=random_constants(rng, model, _tiny_image()))
 
 

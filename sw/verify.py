@@ -178,8 +178,8 @@ def _configured(config: Path | str, seed: int) -> Model:
     network = FoldedResNet(search.model)
     model = build_model(network, search.dataset, labels, (size, size), ACT_BITS)
     rng = np.random.default_rng(seed)
-    masks = random_masks(rng, model.weight_shapes(), search.model.top_k)
-    model = replace(model, seed=int(rng.integers(1, 1 << 64, dtype=np.uint64)), masks=masks)
+    model = replace(model, seed=int(rng.integers(1, 1 << 64, dtype=np.uint64)))
+    model = replace(model, masks=random_masks(rng, model, search.model.top_k))
     image = random_image(rng, size, size)
     return replace(model, affine=random_constants(rng, model, image))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hiddenfold.sw.frozen import FREE_EIGHTHS
 from hiddenfold.sw.search.architectures import ARCHITECTURES, STAGES, stages, stem
 
 __all__ = [
@@ -101,6 +102,9 @@ class ModelConfig:
     published, instead of by the score itself. `logit_scale` is a constant factor on the logits
     during the search, which has no effect on their order. `dense_reference` names the architecture
     whose float32 size the network is compared with; "" is the network itself, not folded.
+    `free_eighths` says how many of 8 neighbouring channels have a stored mask bit (docs/spec.md
+    section 2.1): 4, 2 or 1 for partly frozen masks. Stem, classifier and layers of fewer than
+    `free_from` weights keep whole masks.
     """
 
     name: str
@@ -113,6 +117,8 @@ class ModelConfig:
     magnitude: bool = True
     logit_scale: float = 1.0
     dense_reference: str = ""
+    free_eighths: int = 8
+    free_from: int = 16384
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -128,6 +134,19 @@ class ModelConfig:
             raise ValueError(f"Key 'model.logit_scale' must be above 0, not {self.logit_scale!r}")
         _one_of("model.affine", self.affine, ("recurrent", "all", "none"))
         _one_of("model.dense_reference", self.dense_reference, ("", *ARCHITECTURES))
+        _one_of("model.free_eighths", self.free_eighths, FREE_EIGHTHS)
+        _at_least("model.free_from", self.free_from, 0)
+        # Half of the frozen weights are kept; the free ones make up the difference.
+        low = (8 - self.free_eighths) / 16
+        if not (low < self.top_k < 1.0 - low or self.free_eighths == 8):
+            raise ValueError(
+                f"Key 'model.top_k' must be above {low} and below {1.0 - low} "
+                f"with free_eighths {self.free_eighths}, not {self.top_k!r}"
+            )
+
+    def free_of(self, weights: int) -> int:
+        """The m of docs/spec.md section 2.1 for a convolution of so many weights."""
+        return self.free_eighths if weights >= self.free_from else 8
 
 
 @dataclass(frozen=True, kw_only=True)

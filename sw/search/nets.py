@@ -41,7 +41,11 @@ class _Streams:
         self._next = 0
 
     def conv(self, cin: int, cout: int, kernel: int, stride: int) -> MaskedConv2d:
-        return MaskedConv2d(cin, cout, kernel, stride, **self._options())
+        free = self._config.free_of(cin * cout * kernel * kernel)
+        return MaskedConv2d(cin, cout, kernel, stride, free_eighths=free, **self._options())
+
+    def classifier(self, cin: int, classes: int) -> MaskedConv2d:
+        return MaskedConv2d(cin, classes, 1, 1, **self._options())
 
     def stem(self, cout: int, kernel: int, stride: int) -> StemConv2d:
         return StemConv2d(cout, kernel, stride, image_channels=3, **self._options())
@@ -163,7 +167,7 @@ class FoldedResNet(nn.Module):
             else:
                 blocks.extend(Block(streams, stage, cin, 1, 1, everywhere) for _ in range(rest))
             self.stages.append(blocks)
-        self.classifier = streams.conv(cin, config.classes, 1, 1)
+        self.classifier = streams.classifier(cin, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""

@@ -46,7 +46,7 @@ def plan(
         )
         executions = plan(dense, dataset, classes, image, act_bits).executions()
         reference = DenseReference(config.dense_reference, dense_parameters(executions))
-    return Model(
+    model = Model(
         name=config.name,
         dataset=dataset,
         classes=classes,
@@ -60,6 +60,9 @@ def plan(
         affine=[],
         dense_reference=reference,
     )
+    _, *shapes, _ = model.weight_shapes().values()
+    free = (8, *(config.free_of(shape.weights) for shape in shapes), 8)
+    return dataclasses.replace(model, free=free if min(free) < 8 else ())
 
 
 def plan_search(search: SearchConfig) -> Model:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiddenfold.sw import signs
+from hiddenfold.sw import frozen, signs
+from hiddenfold.sw.shapes import WeightShape
 
 __all__ = ["MaskedConv2d", "kept_weights", "top_k_mask"]
 
@@ -43,11 +45,10 @@ def top_k_mask(importance: Tensor, top_k: float) -> Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """weights * mask(scores) forward; the gradient times the weights backward."""
+    """weights * mask forward; the gradient times the weights backward."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, weights: Tensor, top_k: float, magnitude: bool) -> Tensor:
-        mask = top_k_mask(scores.abs() if magnitude else scores, top_k)
+    def forward(ctx: Any, scores: Tensor, weights: Tensor, mask: Tensor, magnitude: bool) -> Tensor:
         ctx.save_for_backward(scores if magnitude else scores.new_empty(0), weights)
         ctx.magnitude = magnitude
         return weights * mask
@@ -67,9 +68,15 @@ class MaskedConv2d(nn.Module):
     `scores` (float32 [Cout, Cin, K, K]) is the only parameter. `weights` is a constant of the
     same shape and of the computing type: `sign * scale`, with the signed constant scale
     sqrt(2 / (fan_in * top_k)). `magnitude` ranks by |score| (as published), else by the score.
+
+    With `free_eighths` below 8 the mask is partly frozen (docs/spec.md section 2.1): the seed says
+    which weights are free, and of those as many are kept as make the layer's share `top_k`. Scores
+    of frozen weights say nothing.
     """
 
     weights: Tensor
+    frozen_mask: Tensor | None
+    free_places: Tensor | None
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class MaskedConv2d(nn.Module):
         top_k: float,
         magnitude: bool = True,
         padding: int | None = None,
+        free_eighths: int = 8,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -94,15 +102,41 @@ class MaskedConv2d(nn.Module):
         self.top_k = top_k
         self.magnitude = magnitude
         self.scale = math.sqrt(2.0 / (in_channels * kernel * kernel * top_k))
+        self.free_eighths = free_eighths
         self.register_buffer("weights", self._constant_weights(seed_state), persistent=False)
+        mask, places = self._frozen(seed_state)
+        self.register_buffer("frozen_mask", mask, persistent=False)
+        self.register_buffer("free_places", places, persistent=False)
+        # What the free weights keep, so that the whole layer keeps `top_k`.
+        self.free_share = top_k
+        if mask is not None and places is not None:
+            kept = kept_weights(mask.numel(), top_k) - int(mask.sum())
+            self.free_share = kept / len(places)
         self.scores = nn.Parameter(torch.empty(self.weights.shape))
         self.reset_scores()
 
     def _constant_weights(self, seed_state: int) -> Tensor:
         sign = signs.sign_tensor(
-            seed_state, self.stream, self.out_channels, self.in_channels, self.kernel
+            seed_state,
+            self.stream,
+            self.out_channels,
+            self.in_channels,
+            self.kernel,
+            frozen.word_stride(self.free_eighths),
         )
         return torch.from_numpy(sign).float() * self.scale
+
+    def _frozen(self, seed_state: int) -> tuple[Tensor | None, Tensor | None]:
+        """Frozen weights that are kept, bool [Cout, Cin, K, K], and flat places of free ones."""
+        if self.free_eighths == 8:
+            return None, None
+        shape = WeightShape(self.out_channels, self.in_channels, self.kernel)
+        made = frozen.pattern(seed_state, self.stream, shape, self.free_eighths)
+        kept, free = (
+            signs.unpack(words.reshape(self.out_channels, -1), self.in_channels, self.kernel)
+            for words in (made.kept, made.free)
+        )
+        return torch.from_numpy(kept), torch.from_numpy(np.flatnonzero(free))
 
     def reset_scores(self) -> None:
         """Draw new scores, Kaiming-uniform, from the global generator."""
@@ -112,12 +146,17 @@ class MaskedConv2d(nn.Module):
         """The current mask, bool [Cout, Cin, K, K]."""
         with torch.no_grad():
             importance = self.scores.abs() if self.magnitude else self.scores
-            return top_k_mask(importance, self.top_k)
+            if self.frozen_mask is None or self.free_places is None:
+                return top_k_mask(importance, self.top_k)
+            mask = self.frozen_mask.clone()
+            chosen = importance.reshape(-1)[self.free_places]
+            mask.view(-1)[self.free_places] = top_k_mask(chosen, self.free_share)
+            return mask
 
     def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`scale * sign * mask`, differentiable towards the scores."""
         weight = _StraightThrough.apply(
-            self.scores, self.weights.to(dtype), self.top_k, self.magnitude
+            self.scores, self.weights.to(dtype), self.mask(), self.magnitude
         )
         return weight.contiguous(memory_format=torch.channels_last)
 

@@ -57,7 +57,7 @@ def small_model(seed: int = 1) -> Model:
         masks={},
         affine=[],
     )
-    model = replace(model, masks=random_masks(rng, model.weight_shapes(), 0.5))
+    model = replace(model, masks=random_masks(rng, model, 0.5))
     image = random_image(rng, HEIGHT, WIDTH)
     model = replace(model, affine=random_constants(rng, model, image))
     model.validate()

@@ -6,8 +6,6 @@ The arithmetic is that of docs/spec.md section 4 in plain int64, apart from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,7 @@ from hiddenfold.sw import signs
 from hiddenfold.sw.affine import SHIFTS, Affine
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.operations import Classifier, MaxPool, Unfold
-from hiddenfold.sw.shapes import Execution, WeightShape
+from hiddenfold.sw.shapes import Execution
 
 __all__ = ["random_constants", "random_masks"]
 
@@ -26,16 +24,20 @@ _TRIES = 10
 
 
 def random_masks(
-    rng: np.random.Generator, shapes: Mapping[int, WeightShape], top_k: float
+    rng: np.random.Generator, model: Model, top_k: float
 ) -> dict[int, NDArray[np.uint64]]:
-    """Masks that keep `top_k` of each layer's weights, at least one, at random places."""
+    """Masks that keep `top_k` of each layer's weights, at least one, at random places.
+
+    What `model` freezes is as its seed says; of the other weights about `top_k` are kept.
+    """
     masks = {}
-    for stream, shape in shapes.items():
+    for stream, shape in model.weight_shapes().items():
         kept = np.zeros(shape.weights, dtype=bool)
         kept[: max(1, round(top_k * shape.weights))] = True
         rng.shuffle(kept)
         bits = kept.reshape(shape.out_channels, shape.in_channels, shape.kernel, shape.kernel)
-        masks[stream] = signs.pack(bits).reshape(shape.words)
+        made = model.pattern(stream)
+        masks[stream] = signs.pack(bits).reshape(shape.words) & made.free | made.kept
     return masks
 
 

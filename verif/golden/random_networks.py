@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenfold.sw.frozen import FREE_EIGHTHS
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.operations import Classifier, Conv, Loop, MaxPool, Operation, Unfold
 from hiddenfold.sw.shapes import Execution, infer, unroll
@@ -33,7 +34,8 @@ class Limits:
     and `rows`. `act_words` bounds the activation memory in words of `lanes` channels: tensors that
     live at the same time take at most half of it, so that it cannot be too fragmented. None stands
     for no bound. `psum_depth` bounds the width of each tensor but the image, and
-    `acc_bits`, signed, what accumulators may reach with any mask.
+    `acc_bits`, signed, what accumulators may reach with any mask. With `frozen` masks may be partly
+    frozen.
     """
 
     max_macs: int = 1_000_000
@@ -49,6 +51,7 @@ class Limits:
     acc_bits: int = 32
     image_width: int = 1024
     stem_kernel: int = 7
+    frozen: bool = False
 
     @classmethod
     def of(cls, target: Any, **changes: Any) -> Limits:
@@ -137,7 +140,11 @@ def random_model(seed: int, limits: Limits | None = None) -> Model:
         masks={},
         affine=[],
     )
-    model = replace(model, masks=random_masks(rng, model.weight_shapes(), top_k))
+    if limits.frozen:
+        # From numbers of their own: all else is the same with and without frozen masks.
+        free = np.random.default_rng([seed, 1]).choice(FREE_EIGHTHS, len(model.weight_shapes()))
+        model = replace(model, free=tuple(free.tolist()))
+    model = replace(model, masks=random_masks(rng, model, top_k))
     image = random_image(rng, *model.image)
     model = replace(model, affine=random_constants(rng, model, image))
     model.validate()

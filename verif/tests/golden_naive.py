@@ -64,6 +64,38 @@ def tap_number(kernel, ky, kx):
     return 0 if row_major == centre else row_major + (row_major < centre)
 
 
+def frozen_mask(seed, stream, shape, m, stored):
+    """Mask words [oc][t][cw] of the 64-bit words of their stored form (docs/spec.md 2.1).
+
+    `shape` is (Cout, Cin, K). Asserts that what must be 0 is.
+    """
+    out_channels, in_channels, kernel = shape
+    channel_words = -(-in_channels // 64)
+    bits = [word >> i & 1 for word in stored for i in range(64)]
+    result = []
+    for row in sign_words(seed, stream, out_channels, 2 * kernel * kernel * channel_words):
+        result.append([])
+        for tap in range(kernel * kernel):
+            result[-1].append([])
+            for cw in range(channel_words):
+                k = tap * channel_words + cw
+                sign, freeze = row[2 * k], row[2 * k + 1]
+                word = 0
+                for g in range(8):
+                    rot = ((sign ^ freeze) >> 8 * g) & 7
+                    made = {i: freeze >> (8 * g + i) & 1 for i in range(8)}
+                    for j in range(m):
+                        made[(rot + j) % 8] = bits.pop(0)
+                        if 64 * cw + 8 * g + (rot + j) % 8 >= in_channels:
+                            assert made[(rot + j) % 8] == 0
+                    for i in range(8):
+                        if 64 * cw + 8 * g + i < in_channels:
+                            word |= made[i] << (8 * g + i)
+                result[-1][-1].append(word)
+    assert len(bits) < 64 and not any(bits)
+    return result
+
+
 def weights(mask, signs, in_channels, kernel):
     """Weights [oc][ic][ky][kx] of mask words [oc][t][cw] and sign words [oc][k]."""
     channel_words = -(-in_channels // 64)
@@ -125,7 +157,9 @@ class Network:
         if stream not in self.cache:
             mask = self.model.masks[stream].tolist()
             words = len(mask[0]) * len(mask[0][0])
-            signs = sign_words(self.model.seed, stream, len(mask), words)
+            stride = 2 if self.model.free and self.model.free[stream] < 8 else 1
+            signs = sign_words(self.model.seed, stream, len(mask), stride * words)
+            signs = [row[::stride] for row in signs]
             self.cache[stream] = weights(mask, signs, in_channels, kernel)
         return self.cache[stream]
 

@@ -55,11 +55,13 @@ def small_model(**changes):
         accuracy={"float": 71.5, "golden": None},
         provenance={"config": "none", "date": "today"},
     )
+    model = replace(model, free=changes.get("free", ()))
     rng = np.random.default_rng(1)
-    masks = {
-        stream: signs.pack(rng.random((*shape, shape.kernel)) < 0.3).reshape(shape.words)
-        for stream, shape in model.weight_shapes().items()
-    }
+    masks = {}
+    for stream, shape in model.weight_shapes().items():
+        words = signs.pack(rng.random((*shape, shape.kernel)) < 0.3).reshape(shape.words)
+        made = model.pattern(stream)
+        masks[stream] = words & made.free | made.kept
     affine = [
         Affine(
             shift=8,

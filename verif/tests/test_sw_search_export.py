@@ -77,6 +77,7 @@ SHAPES = {
     "paper affine": {"affine": "recurrent"},
     "imagenet stem": {"stem": StemConfig(channels=16, kernel=7, stride=2, pool=True)},
     "by magnitude": {"magnitude": True},
+    "frozen": {"free_eighths": 2, "free_from": 1000},
 }
 
 

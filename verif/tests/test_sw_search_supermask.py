@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from hiddenfold.sw import signs
+from hiddenfold.sw.frozen import pattern, word_stride
 from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig, load_config
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, macs
 from hiddenfold.sw.search.supermask import MaskedConv2d, kept_weights, top_k_mask
+from hiddenfold.sw.shapes import WeightShape
 
 
 def small_net(**changes) -> FoldedResNet:
@@ -89,6 +91,38 @@ def test_weights_are_the_lfsr_signs_under_the_mask() -> None:
         words = signs.pack(layer.mask().numpy())
         assert int(np.bitwise_count(words).sum()) == kept
     assert streams == list(range(len(streams)))
+
+
+@pytest.mark.parametrize(("eighths", "top_k"), [(4, 0.5), (4, 0.3), (2, 0.5), (1, 0.5)])
+def test_frozen_masks_are_those_of_the_seed(eighths: int, top_k: float) -> None:
+    net = small_net(free_eighths=eighths, free_from=600, top_k=top_k)
+    state = signs.splitmix64(net.config.seed)
+    partly = []
+    for name, layer in conv_layers(net):
+        cout, cin, kernel, _ = layer.scores.shape
+        frozen_layer = layer.scores.numel() >= 600 and name not in ("stem", "classifier")
+        assert layer.free_eighths == (eighths if frozen_layer else 8)
+        made = pattern(state, layer.stream, WeightShape(cout, cin, kernel), layer.free_eighths)
+        words = signs.pack(layer.mask().numpy()).reshape(made.free.shape)
+        assert not ((words & ~made.free) ^ made.kept).any()
+        # The layer keeps its share all the same, of weights with the signs of the right words.
+        kept = int(layer.mask().sum())
+        assert kept == kept_weights(layer.scores.numel(), top_k)
+        sign = signs.sign_tensor(state, layer.stream, cout, cin, kernel, word_stride(made.m))
+        assert np.array_equal(layer.weights.sign().numpy(), sign)
+        partly.append(frozen_layer)
+        # Scores decide which of the free weights these are.
+        with torch.no_grad():
+            layer.scores.neg_().sub_(1.0)
+        changed = signs.pack(layer.mask().numpy()).reshape(made.free.shape)
+        assert (changed != words).any() and not ((changed ^ words) & ~made.free).any()
+    assert True in partly and False in partly
+
+
+def test_top_k_that_frozen_masks_cannot_reach() -> None:
+    message = "Key 'model.top_k' must be above 0.375 and below 0.625 with free_eighths 2, not 0.3"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        small_net(free_eighths=2, top_k=0.3)
 
 
 def test_stem_is_a_1x1_convolution_on_the_unfolded_image() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from hiddenfold.hw import lfsr
-from hiddenfold.sw import signs, vectors
+from hiddenfold.sw import frozen, signs, vectors
 from hiddenfold.sw.model import Model
+from hiddenfold.sw.shapes import WeightShape
 from hiddenfold.verif.golden.compare import Layer, first_mismatch
 from hiddenfold.verif.golden.model import Golden, requantize
 
@@ -111,6 +112,19 @@ def test_weights(data):
         )
         assert golden_naive.weights(mask, sign, in_channels, kernel) == expected
         assert {w for a in expected for b in a for c in b for w in c} == {-1, 0, 1}
+
+
+def test_frozen_masks(data):
+    assert {case["m"] for case in data["frozen_masks"]} == {1, 2, 4}
+    for case in data["frozen_masks"]:
+        seed, m = int(case["seed"], 16), case["m"]
+        shape = case["out_channels"], case["in_channels"], case["kernel"]
+        expected = [words(row) for row in case["mask"]]
+        found = golden_naive.frozen_mask(seed, case["stream"], shape, m, words(case["stored"]))
+        assert [sum(channel, []) for channel in found] == expected
+        made = frozen.pattern(seed, case["stream"], WeightShape(*shape), m)
+        stored = np.array(words(case["stored"]), "<u8").tobytes()
+        assert frozen.expand(stored, made).reshape(shape[0], -1).tolist() == expected
 
 
 def test_signatures(data):
