@@ -56,7 +56,7 @@ class Code:
                 code.append(encode(Opcode.STORE, src=self._address(node.dst), count=words))
             if node.loop_end:
                 code.append(encode(Opcode.ENDLOOP))
-        code.append(encode(Opcode.END))
+        code.append(encode(Opcode.END, images=1))
         return b"".join(code), places
 
     def _address(self, variable: int | None) -> int:
@@ -100,6 +100,8 @@ class Code:
             "passes": plan.passes,
             "gap": int(plan.gap),
             "blocks": plan.blocks,
+            "images": 1,
+            "tile_images": 1,
             "out_words": self._lane_words(node.execution.out_shape.channels),
             "tile_rows": plan.tile_rows,
             "seed": lfsr.layer_state(self.seed, op.stream),

@@ -26,7 +26,7 @@ __all__ = ["Estimate", "Overhead", "execution_cost", "image_bytes", "overhead"]
 #: Cycles from a read command to the first beat of data.
 MEMORY_LATENCY = 40
 #: Cycles of an instruction that does nothing, latency aside; most of it is the next one's fetch.
-FETCH = 22
+FETCH = 23
 #: Cycles of a run besides its instructions.
 RUN = 8
 #: Cycles in which the loader of weight tiles does not take masks between two tiles.
@@ -34,10 +34,10 @@ TILE_TURN = 3
 #: Cycles from the last pixel of a pixel tile to the first of its drain, and between two drains.
 DRAIN_TURN = 8
 #: Cycles of CONV, IMAGE, POOL and STORE besides their pixels or words, latency aside.
-CONV = 25
-IMAGE = 20
-POOL = 14
-STORE = 5
+CONV = 26
+IMAGE = 21
+POOL = 15
+STORE = 6
 #: Cycles of a word in STORE besides its beats.
 STORE_WORD = 3
 

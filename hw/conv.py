@@ -13,7 +13,7 @@ from hiddenfold.hw.axi import COMMAND
 from hiddenfold.hw.drain import Drain
 from hiddenfold.hw.gearbox import Splitter
 from hiddenfold.hw.instruction import LAYOUT
-from hiddenfold.hw.loops import TileCounter
+from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.pixels import PixelStreamer
 from hiddenfold.hw.psum import PartialSums
 from hiddenfold.hw.rectangle import TapWalker
@@ -41,12 +41,10 @@ class MaskFetcher(wiring.Component):
         self._share = exact_log2(bus_bits // 64)
         super().__init__(
             {
+                **LOOP_BOUNDS,
                 "start": In(1),
                 "address": In(32),
                 "count": In(32),
-                "blocks": In(16),
-                "out_h": In(16),
-                "tile_rows": In(16),
                 "cmd": Out(stream.Signature(COMMAND)),
             }
         )
@@ -54,12 +52,10 @@ class MaskFetcher(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.tiles = tiles = TileCounter()
+        tiles.connect_bounds(m, self)
         pointer = Signal(32)
         m.d.comb += [
             tiles.start.eq(self.start),
-            tiles.blocks.eq(self.blocks),
-            tiles.out_h.eq(self.out_h),
-            tiles.tile_rows.eq(self.tile_rows),
             self.cmd.p.address.eq(pointer),
             self.cmd.p.beats.eq(self.count >> self._share),
             tiles.step.eq(self.cmd.valid & self.cmd.ready),
@@ -194,6 +190,7 @@ class ConvEngine(wiring.Component):
         # Pixels past the array into the sums.
         connect(m, taps.o, pixels.i)
         m.d.comb += [
+            pixels.image_words.eq(taps.image_words),
             self.a_en.eq(pixels.valid),
             self.a_addr.eq(pixels.address),
             array.data.eq(self.a_data),
@@ -261,8 +258,8 @@ class ConvEngine(wiring.Component):
         """Give each unit the instruction fields that it has members for."""
         names = {"add_residual": "residual"}
         fields = (
-            "seed kernel stride passes gap top in_words in_h in_w blocks out_h out_w out_words "
-            "out_bits tile_rows src dst res count logits add_residual"
+            "seed kernel stride passes gap top in_words in_h in_w blocks images tile_images out_h "
+            "out_w out_words out_bits tile_rows src dst res count logits add_residual"
         ).split()
         for unit in units:
             for field in fields:

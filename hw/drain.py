@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hiddenfold.hw import actmem
-from hiddenfold.hw.loops import TileCounter
+from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.psum import PartialSums
 from hiddenfold.hw.requant import Requantize
 
@@ -17,8 +17,8 @@ class Drain(wiring.Component):
 
     With ``logits`` low, each pixel's ``rows`` channels go through :class:`Requantize`, with the
     residual read at ``res``, to the segment of the word at ``dst``. With ``logits`` high the
-    pixels of a block are added up, which is the global average pooling of docs/spec.md section
-    4.5, and sent as 32-bit numbers.
+    pixels of each image of a block are added up, which is the global average pooling of
+    docs/spec.md section 4.5, and sent as 32-bit numbers.
 
     Members
     -------
@@ -53,12 +53,10 @@ class Drain(wiring.Component):
         self._address_bits = address_bits
         super().__init__(
             {
+                **LOOP_BOUNDS,
                 "start": In(1),
-                "blocks": In(16),
-                "out_h": In(16),
                 "out_w": In(16),
                 "out_words": In(16),
-                "tile_rows": In(16),
                 "out_bits": In(4),
                 "add_residual": In(1),
                 "logits": In(1),
@@ -93,6 +91,7 @@ class Drain(wiring.Component):
         m = Module()
         rows, lanes = self._rows, self._lanes
         m.submodules.tiles = tiles = TileCounter()
+        tiles.connect_bounds(m, self)
         m.submodules.requantize = requantize = Requantize(rows=rows, acc_bits=self._acc_bits)
         segments = exact_log2(lanes // rows)
         read_latency = PartialSums.READ_LATENCY
@@ -105,23 +104,22 @@ class Drain(wiring.Component):
 
         # Walk over the pixels of a tile.
         issue = Signal()
-        column, line = Signal(16), Signal(16)
-        last_pixel = Signal()
+        column, line, maps = Signal(16), Signal(16), Signal(8)
+        last_pixel = Signal()  # of an image in the tile
+        last_map = Signal()
         width = self._address_bits + 1
         write_address, res_address = Signal(width), Signal(width)
         segment = Signal(segments)  # of the block whose pixels are in flight
         m.d.comb += [
             tiles.start.eq(self.start),
-            tiles.blocks.eq(self.blocks),
-            tiles.out_h.eq(self.out_h),
-            tiles.tile_rows.eq(self.tile_rows),
             last_pixel.eq((column == self.out_w - 1) & (line == tiles.rows - 1)),
+            last_map.eq(maps == tiles.maps - 1),
             self.psum_en.eq(issue),
             self.res_addr.eq(res_address),
             self.overflow.eq(
                 issue & ~self.logits & (write_address[-1] | (self.add_residual & res_address[-1]))
             ),
-            self.drained.eq(issue & last_pixel),
+            self.drained.eq(issue & last_pixel & last_map),
             tiles.step.eq(self.drained),
         ]
         with m.If(issue):
@@ -134,7 +132,9 @@ class Drain(wiring.Component):
             with m.If(column == self.out_w - 1):
                 m.d.sync += [column.eq(0), line.eq(line + 1)]
             with m.If(last_pixel):
-                m.d.sync += [self.psum_index.eq(0), self.psum_bank.eq(~self.psum_bank), line.eq(0)]
+                m.d.sync += [line.eq(0), maps.eq(maps + 1)]
+            with m.If(last_pixel & last_map):
+                m.d.sync += [self.psum_index.eq(0), self.psum_bank.eq(~self.psum_bank), maps.eq(0)]
 
         # What follows a pixel down the pipeline.
         live = [issue, *(Signal(name=f"live{i}") for i in range(1, latency + 1))]
@@ -162,7 +162,7 @@ class Drain(wiring.Component):
             self.w_data.eq(requantize.y.replicate(lanes // rows)),
         ]
 
-        # Logits: a 32-bit sum per row, shifted out by beats at the end of a block.
+        # Logits: a 32-bit sum per row, shifted out by beats at the end of an image.
         bus_bits = len(self.o.payload)
         totals = Signal(rows * 32)
         fresh = Signal()  # the next pixel starts new sums
@@ -177,6 +177,7 @@ class Drain(wiring.Component):
         m.d.comb += self.o.payload.eq(totals)
 
         last_block = Signal()
+        block_done = Signal()
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -187,6 +188,7 @@ class Drain(wiring.Component):
                         self.psum_index.eq(0),
                         column.eq(0),
                         line.eq(0),
+                        maps.eq(0),
                     ]
                     m.next = "BLOCK"
             with m.State("BLOCK"):
@@ -206,7 +208,10 @@ class Drain(wiring.Component):
                     self.res_en.eq(self.add_residual & (waiting != 0)),
                     issue.eq((waiting != 0) & (~self.add_residual | self.res_ready)),
                 ]
+                m.d.sync += block_done.eq(self.drained & tiles.last_tile)
                 with m.If(self.drained & tiles.last_tile):
+                    m.next = "FLUSH"
+                with m.If(self.logits & issue & last_pixel & tiles.last_rows):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 with m.If(~in_flight):
@@ -222,9 +227,11 @@ class Drain(wiring.Component):
                 with m.If(self.o.ready):
                     m.d.sync += [beat.eq(beat + 1), totals.eq(totals >> bus_bits)]
                     with m.If(beat == beats - 1):
-                        m.d.sync += beat.eq(0)
-                        m.next = "BLOCK"
-                        with m.If(last_block):
+                        m.d.sync += [beat.eq(0), fresh.eq(1)]
+                        m.next = "PIXELS"
+                        with m.If(block_done):
+                            m.next = "BLOCK"
+                        with m.If(block_done & last_block):
                             m.d.sync += self.done.eq(1)
                             m.next = "IDLE"
         return m

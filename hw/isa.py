@@ -66,6 +66,8 @@ FIELDS = {
     "in_w": Field(1, 12, 12),
     "out_h": Field(1, 24, 12),
     "out_w": Field(1, 36, 12),
+    "images": Field(1, 48, 8),
+    "tile_images": Field(1, 56, 8),
     "src": Field(2, 0, 24),
     "dst": Field(2, 24, 24),
     "res": Field(3, 0, 24),

@@ -5,49 +5,76 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+#: Members of every part that walks pixel tiles: fields of CONV, stable while in use.
+LOOP_BOUNDS = {
+    "blocks": In(16),
+    "images": In(8),
+    "tile_images": In(8),
+    "out_h": In(16),
+    "tile_rows": In(16),
+}
+
 
 class TileCounter(wiring.Component):
-    """Walks ``for block: for pixel tile`` (docs/spec.md section 6, order of work).
+    """Walks ``for block: for image group: for row tile`` (docs/spec.md section 6, order of work).
 
     Members
     -------
-    blocks, out_h, tile_rows
-        Loop bounds, stable while in use.
+    blocks, images, tile_images, out_h, tile_rows
+        Loop bounds, stable while in use; see :meth:`connect_bounds`.
     start
         Go to block 0, tile 0 (seen in the next cycle).
     step
-        Go to the next tile.
-    block, row, rows
-        Current block, first output row of the tile, output rows in it.
-    last_tile, last
-        The tile is the last of its block; of the layer.
+        Go to the next pixel tile.
+    block, row, rows, maps
+        Current block, first output row of the tile, output rows and images in it.
+    last_rows, last_tile, last
+        The tile holds the last rows of its images; is the last of its block; of the layer.
     """
 
-    blocks: In(16)
-    out_h: In(16)
-    tile_rows: In(16)
-    start: In(1)
-    step: In(1)
-    block: Out(16)
-    row: Out(16)
-    rows: Out(16)
-    last_tile: Out(1)
-    last: Out(1)
+    def __init__(self):
+        super().__init__(
+            {
+                **LOOP_BOUNDS,
+                "start": In(1),
+                "step": In(1),
+                "block": Out(16),
+                "row": Out(16),
+                "rows": Out(16),
+                "maps": Out(8),
+                "last_rows": Out(1),
+                "last_tile": Out(1),
+                "last": Out(1),
+            }
+        )
+
+    def connect_bounds(self, m: Module, unit) -> None:
+        """Take the loop bounds from the members of the same names of ``unit``."""
+        for name in LOOP_BOUNDS:
+            m.d.comb += getattr(self, name).eq(getattr(unit, name))
 
     def elaborate(self, platform):
         m = Module()
-        remaining = Signal(16)
+        rows_left = Signal(16)
+        image = Signal(8)  # first of the group
+        images_left = Signal(8)
+        last_group = Signal()
         m.d.comb += [
-            remaining.eq(self.out_h - self.row),
-            self.last_tile.eq(remaining <= self.tile_rows),
-            self.rows.eq(Mux(self.last_tile, remaining, self.tile_rows)),
+            rows_left.eq(self.out_h - self.row),
+            self.last_rows.eq(rows_left <= self.tile_rows),
+            self.rows.eq(Mux(self.last_rows, rows_left, self.tile_rows)),
+            images_left.eq(self.images - image),
+            last_group.eq(images_left <= self.tile_images),
+            self.maps.eq(Mux(last_group, images_left, self.tile_images)),
+            self.last_tile.eq(self.last_rows & last_group),
             self.last.eq(self.last_tile & (self.block == self.blocks - 1)),
         ]
         with m.If(self.start):
-            m.d.sync += [self.block.eq(0), self.row.eq(0)]
+            m.d.sync += [self.block.eq(0), image.eq(0), self.row.eq(0)]
         with m.Elif(self.step):
+            m.d.sync += self.row.eq(Mux(self.last_rows, 0, self.row + self.tile_rows))
+            with m.If(self.last_rows):
+                m.d.sync += image.eq(Mux(last_group, 0, image + self.tile_images))
             with m.If(self.last_tile):
-                m.d.sync += [self.block.eq(self.block + 1), self.row.eq(0)]
-            with m.Else():
-                m.d.sync += self.row.eq(self.row + self.tile_rows)
+                m.d.sync += self.block.eq(self.block + 1)
         return m

@@ -10,7 +10,7 @@ from hiddenfold.hw.rectangle import rectangle_layout
 
 
 class PixelStreamer(wiring.Component):
-    """For each rectangle, each lane word, each bit-plane pass: reads each pixel's word.
+    """For each rectangle, lane word, bit-plane pass, image: reads each pixel's word.
 
     A *slot* is a cycle in which ``slot`` is high. A pass starts when its tile of weights is in the
     array's shadow and, for the first pass of a pixel tile, when a partial-sum bank is free; then it
@@ -22,6 +22,8 @@ class PixelStreamer(wiring.Component):
         Begin a layer: forget the state of the banks.
     i
         Rectangles (``rectangle_layout``).
+    image_words
+        Words from an image of the input tensor to the next, long before the second image.
     shadow_full
         The shadow tile is complete. ``release`` tells in the first slot of a tile that it is taken.
     drained
@@ -46,7 +48,9 @@ class PixelStreamer(wiring.Component):
                 "passes": In(4),
                 "in_words": In(16),
                 "in_w": In(16),
+                "out_h": In(16),
                 "out_w": In(16),
+                "image_words": In(address_bits + 1),
                 "gap": In(1),
                 "i": In(stream.Signature(rectangle_layout(address_bits, index_bits))),
                 "shadow_full": In(1),
@@ -73,11 +77,13 @@ class PixelStreamer(wiring.Component):
         column_step = Signal(self._address_bits + 1)
         row_pitch = Signal(self._address_bits + 1)
         row_step = Signal(self._address_bits + 1)
+        image_pixels = Signal(self._index_bits)
         double = self.stride == 2
         m.d.sync += [
             column_step.eq(Mux(double, self.in_words << 1, self.in_words)),
             row_pitch.eq(self.in_w * self.in_words),
             row_step.eq(Mux(double, row_pitch << 1, row_pitch)),
+            image_pixels.eq(self.out_h * self.out_w),
         ]
 
         # The rectangle in work, and the next pass of it.
@@ -92,14 +98,14 @@ class PixelStreamer(wiring.Component):
         wait = Signal(range(isa.PIXEL_SPACING))  # cycles left in which a pixel may not come again
         load = Signal()
         finished = Signal()  # the rectangle's last pass is loaded in this cycle
-        columns, rows = Signal(16), Signal(16)
+        columns, rows, maps = Signal(16), Signal(16), Signal(8)
         slot_last = Signal()
         tile_missing = (pass_ == 0) & (~self.shadow_full | self.release)
         bank_missing = begin & (opened == 2)
         free = ~self.slot | slot_last
         ready = free & have & ~(self.gap & (self.slot | (wait != 0)))
         m.d.comb += [
-            slot_last.eq((columns == 0) & (rows == 0)),
+            slot_last.eq((columns == 0) & (rows == 0) & (maps == 0)),
             load.eq(ready & ~tile_missing & ~bank_missing),
             finished.eq(load & last_pass & last_word),
             self.tile_stall.eq(ready & tile_missing & ~bank_missing),
@@ -122,9 +128,10 @@ class PixelStreamer(wiring.Component):
 
         # The walk over the pixels of a pass.
         width = self._address_bits + 1
-        address, row_address = Signal(width), Signal(width)
-        row_index = Signal(self._index_bits)
-        width_left = Signal(16)  # columns of the pass in work, minus one
+        address, row_address, image_address = Signal(width), Signal(width), Signal(width)
+        row_index, image_index = Signal(self._index_bits), Signal(self._index_bits)
+        # Of the pass in work, minus one.
+        width_left, height_left = Signal(16), Signal(16)
         end_pass = Signal()
         first_slot = Signal()
         m.d.comb += [
@@ -142,10 +149,15 @@ class PixelStreamer(wiring.Component):
                 self.valid.eq(~rectangle.empty),
                 address.eq(start),
                 row_address.eq(start),
+                image_address.eq(start),
                 self.index.eq(rectangle.index),
                 row_index.eq(rectangle.index),
+                image_index.eq(rectangle.index),
                 columns.eq(Mux(rectangle.empty, 0, rectangle.cols)),
                 rows.eq(Mux(rectangle.empty, 0, rectangle.rows)),
+                maps.eq(Mux(rectangle.empty, 0, rectangle.maps)),
+                width_left.eq(rectangle.cols),
+                height_left.eq(rectangle.rows),
                 self.pass_.eq(pass_),
                 self.overwrite.eq(begin),
                 end_pass.eq(rectangle.last & last_word & last_pass),
@@ -154,7 +166,19 @@ class PixelStreamer(wiring.Component):
         with m.Elif(slot_last):
             m.d.sync += [self.slot.eq(0), self.valid.eq(0)]
         with m.Elif(self.slot):
-            with m.If(columns == 0):
+            with m.If((columns == 0) & (rows == 0)):
+                m.d.sync += [
+                    address.eq(image_address + self.image_words),
+                    row_address.eq(image_address + self.image_words),
+                    image_address.eq(image_address + self.image_words),
+                    self.index.eq(image_index + image_pixels),
+                    row_index.eq(image_index + image_pixels),
+                    image_index.eq(image_index + image_pixels),
+                    columns.eq(width_left),
+                    rows.eq(height_left),
+                    maps.eq(maps - 1),
+                ]
+            with m.Elif(columns == 0):
                 m.d.sync += [
                     address.eq(row_address + row_step),
                     row_address.eq(row_address + row_step),
@@ -169,8 +193,6 @@ class PixelStreamer(wiring.Component):
                     self.index.eq(self.index + 1),
                     columns.eq(columns - 1),
                 ]
-        with m.If(load):
-            m.d.sync += width_left.eq(rectangle.cols)
 
         m.d.sync += opened.eq(opened + (load & begin) - self.drained)
         with m.If(self.start):

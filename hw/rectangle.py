@@ -5,20 +5,22 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hiddenfold.hw.loops import TileCounter
+from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 
 
 def rectangle_layout(address_bits: int, index_bits: int) -> data.StructLayout:
     """Return the layout of a rectangle of output pixels that one tap reaches in a pixel tile.
 
     ``address``: activation word of the first pixel, lane word 0 (one guard bit on top).
-    ``index``: its number in the pixel tile. ``rows``, ``cols``: size minus one.
+    ``index``: its number in the pixel tile. ``maps``, ``rows``, ``cols``: images, and size of the
+    rectangle in each of them, minus one.
     ``empty``: the tap reaches no pixel. ``first``, ``last``: tap of the pixel tile.
     """
     return data.StructLayout(
         {
             "address": address_bits + 1,
             "index": index_bits,
+            "maps": 8,
             "rows": 16,
             "cols": 16,
             "empty": 1,
@@ -42,25 +44,27 @@ class TapWalker(wiring.Component):
     -------
     start
         Begin a layer; all other inputs are stable from the cycle before to the end.
+    image_words
+        Words from an image of the input tensor to the next, from the 3rd cycle after ``start``.
     o
         Rectangles; layout ``rectangle_layout``.
     """
 
     def __init__(self, *, address_bits: int, index_bits: int):
+        self._address_bits = address_bits
         super().__init__(
             {
+                **LOOP_BOUNDS,
                 "start": In(1),
                 "kernel": In(4),
                 "stride": In(4),
                 "in_words": In(16),
                 "in_h": In(16),
                 "in_w": In(16),
-                "out_h": In(16),
                 "out_w": In(16),
                 "top": In(4),
                 "src": In(32),
-                "tile_rows": In(16),
-                "blocks": In(16),
+                "image_words": Out(address_bits + 1),
                 "o": Out(stream.Signature(rectangle_layout(address_bits, index_bits))),
             }
         )
@@ -68,12 +72,22 @@ class TapWalker(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.tiles = tiles = TileCounter()
-        m.d.comb += [
-            tiles.blocks.eq(self.blocks),
-            tiles.out_h.eq(self.out_h),
-            tiles.tile_rows.eq(self.tile_rows),
-            tiles.start.eq(self.start),
+        tiles.connect_bounds(m, self)
+        m.d.comb += tiles.start.eq(self.start)
+
+        # The first image of the pixel tile. The products are made before they are first used.
+        base = Signal(self._address_bits + 1)
+        map_pixels, group_words = Signal.like(base), Signal.like(base)
+        m.d.sync += [
+            map_pixels.eq(self.in_h * self.in_w),
+            self.image_words.eq(map_pixels * self.in_words),
+            group_words.eq(self.image_words * self.tile_images),
         ]
+        with m.If(self.start | (tiles.step & tiles.last_tile)):
+            m.d.sync += base.eq(self.src)
+        with m.Elif(tiles.step & tiles.last_rows):
+            m.d.sync += base.eq(base + group_words)
+
         centre = self.kernel[1:]  # (K - 1) / 2 for odd K
         at_centre = Signal()
         ky = Signal(4)
@@ -131,7 +145,10 @@ class TapWalker(wiring.Component):
                 ]
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += o.address.eq(self.src + pixel * self.in_words)
+                m.d.sync += [
+                    o.address.eq(base + pixel * self.in_words),
+                    o.maps.eq(tiles.maps - 1),
+                ]
                 m.next = "OUT"
             with m.State("OUT"):
                 m.d.comb += self.o.valid.eq(1)

@@ -84,7 +84,7 @@ class FieldCheck(wiring.Component):
     Members
     -------
     instruction
-        To be checked; stable for two cycles before the outputs are used.
+        To be checked; stable for three cycles before the outputs are used.
     field_error, window_error
         A field is outside its domain; an activation address is outside the memory.
     """
@@ -108,8 +108,12 @@ class FieldCheck(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         i = self.instruction
+        map_pixels = Signal(24)
         tile_pixels = Signal(32)
-        m.d.sync += tile_pixels.eq(i.tile_rows * i.out_w)
+        m.d.sync += [
+            map_pixels.eq(i.tile_rows * i.out_w),
+            tile_pixels.eq(map_pixels * i.tile_images),
+        ]
         kernels = (1, 3, 5, 7)
         stem_kernels = [kernel for kernel in kernels if kernel <= self._stem_kernel]
         map_wrong = (
@@ -137,7 +141,10 @@ class FieldCheck(wiring.Component):
                         | (i.blocks == 0)
                         | (i.in_words == 0)
                         | (i.out_words == 0)
+                        | (i.images == 0)
                         | (i.tile_rows == 0)
+                        | (i.tile_images == 0)
+                        | ((i.tile_images != 1) & (i.tile_rows != i.out_h))
                         | (tile_pixels > self._depth)
                         | (i.count == 0)
                     ),
@@ -164,6 +171,8 @@ class FieldCheck(wiring.Component):
                 ]
             with m.Case(Opcode.STORE):
                 m.d.comb += [wrong.eq(i.count == 0), outside.eq(src_wrong)]
+            with m.Case(Opcode.END):
+                m.d.comb += wrong.eq(i.images == 0)
         m.d.sync += [self.field_error.eq(wrong), self.window_error.eq(outside)]
         return m
 
@@ -173,7 +182,7 @@ def _one_of(value, choices):
 
 
 class Sequencer(wiring.Component):
-    """Runs the program once per image. The next instruction is fetched while one executes.
+    """Runs the program once per batch. The next instruction is fetched while one executes.
 
     Parameters
     ----------
@@ -275,6 +284,8 @@ class Sequencer(wiring.Component):
             with m.State("CHECK1"):
                 m.next = "CHECK2"
             with m.State("CHECK2"):
+                m.next = "CHECK3"
+            with m.State("CHECK3"):
                 m.next = "EXECUTE"
             with m.State("EXECUTE"):
                 with m.If(begun != (i.opcode != Opcode.BEGIN)):
@@ -307,16 +318,21 @@ class Sequencer(wiring.Component):
                     m.d.sync += [begun.eq(1), self.affine_address.eq(self.program + i.offset)]
                     m.next = "FETCH"
             with m.Case(Opcode.END):
-                m.d.comb += next_pc.eq(0)
-                m.d.sync += [begun.eq(0), self.images_done.eq(self.images_done + 1)]
+                done = Signal(17)
+                m.d.comb += [next_pc.eq(0), done.eq(self.images_done + i.images)]
+                m.d.sync += begun.eq(0)
                 with m.If(loop_left != 0):
                     fail(Error.LOOP)
-                with m.Elif(self.images_done + 1 == self.images):
-                    m.d.comb += self.finished.eq(1)
-                    m.next = "IDLE"
+                with m.Elif(done > self.images):
+                    fail(Error.FIELD)
                 with m.Else():
-                    m.d.comb += fetcher.start.eq(1)
-                    m.next = "FETCH"
+                    m.d.sync += self.images_done.eq(done)
+                    with m.If(done == self.images):
+                        m.d.comb += self.finished.eq(1)
+                        m.next = "IDLE"
+                    with m.Else():
+                        m.d.comb += fetcher.start.eq(1)
+                        m.next = "FETCH"
             with m.Case(Opcode.LOOP):
                 with m.If((loop_left != 0) | (i.count == 0) | (i.count > 255)):
                     fail(Error.LOOP)

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hiddenfold.hw import lfsr
-from hiddenfold.hw.loops import TileCounter
+from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.signature import Signature, leap
 
 
@@ -46,13 +46,11 @@ class TileLoader(wiring.Component):
         self._lanes = lanes
         super().__init__(
             {
+                **LOOP_BOUNDS,
                 "start": In(1),
                 "seed": In(64),
                 "kernel": In(4),
                 "in_words": In(16),
-                "blocks": In(16),
-                "out_h": In(16),
-                "tile_rows": In(16),
                 "i": In(stream.Signature(bus_bits)),
                 "full": In(1),
                 "load": Out(1),
@@ -69,6 +67,7 @@ class TileLoader(wiring.Component):
         m = Module()
         rows, lanes = self._rows, self._lanes
         m.submodules.tiles = tiles = TileCounter()
+        tiles.connect_bounds(m, self)
         m.submodules.check = check = Signature(words=len(self.i.payload) // 64)
         m.submodules.states = states = memory.Memory(shape=64, depth=rows, init=[])
         state_read = states.read_port(domain="comb")
@@ -82,9 +81,6 @@ class TileLoader(wiring.Component):
         last_word = Signal()
         last_row = Signal()
         m.d.comb += [
-            tiles.blocks.eq(self.blocks),
-            tiles.out_h.eq(self.out_h),
-            tiles.tile_rows.eq(self.tile_rows),
             tiles.start.eq(self.start),
             last_word.eq(word == self.in_words - 1),
             last_row.eq(row == rows - 1),

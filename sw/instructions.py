@@ -40,6 +40,8 @@ _SHOWN = {
         "passes",
         "out_bits",
         "blocks",
+        "images",
+        "tile_images",
         "tile_rows",
         "gap",
         "logits",
@@ -50,6 +52,7 @@ _SHOWN = {
     isa.Opcode.POOL: ("dst", "src", "in", "out", "in_words", "kernel", "stride", "top"),
     isa.Opcode.STORE: ("src", "count"),
     isa.Opcode.LOOP: ("count",),
+    isa.Opcode.END: ("images",),
 }
 _HEXADECIMAL = frozenset({"seed", "offset"})
 _FLAGS = frozenset({"gap", "logits", "advance"})

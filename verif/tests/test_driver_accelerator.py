@@ -102,7 +102,7 @@ class ScriptedDevice(Device):
 
 def make_program(**changes) -> Program:
     image = encode(Opcode.BEGIN, seed=TARGET) + encode(Opcode.IMAGE, dst=3, kernel=1)
-    image += encode(Opcode.CONV, kernel=1, logits=1) + encode(Opcode.END)
+    image += encode(Opcode.CONV, kernel=1, logits=1) + encode(Opcode.END, images=1)
     fields = {
         "model": "net",
         "target": "here",

@@ -4,10 +4,13 @@
 import random
 
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib.wiring import connect
 from amaranth.sim import Simulator
 
 from hiddenfold.hw import lfsr
 from hiddenfold.hw.array import MaskedArray, partial_bits
+from hiddenfold.hw.pixels import PixelStreamer
 from hiddenfold.hw.rectangle import TapWalker
 from hiddenfold.hw.requant import Requantize
 from hiddenfold.hw.weights import TileLoader
@@ -215,51 +218,85 @@ def test_requantize():
     simulate(dut, testbench)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_tap_walker(seed):
-    rng = random.Random(seed)
+def random_layer(rng):
+    """Fields of a convolution, some with several images in a pixel tile."""
     kernel, stride = rng.choice((1, 3, 5, 7)), rng.choice((1, 2))
     in_h, in_w = rng.randint(1, 12), rng.randint(1, 12)
-    pad = (kernel - 1) // 2
-    top = min(rng.randint(0, pad), in_h - 1)
+    top = min(rng.randint(0, kernel // 2), in_h - 1)
     out_h, out_w = (in_h - 1 - top) // stride + 1, (in_w - 1) // stride + 1
-    tile_rows, in_words, src = rng.randint(1, out_h), rng.randint(1, 3), rng.randrange(100)
-    blocks = rng.randint(1, 2)
-    taps = [(pad, pad)] + [
-        (ky, kx) for ky in range(kernel) for kx in range(kernel) if (ky, kx) != (pad, pad)
+    images = rng.choice((1, 1, 2, 3, 5))
+    tile_images = rng.randint(1, images)
+    return {
+        "kernel": kernel,
+        "stride": stride,
+        "in_h": in_h,
+        "in_w": in_w,
+        "out_h": out_h,
+        "out_w": out_w,
+        "top": top,
+        "in_words": rng.randint(1, 3),
+        "src": rng.randrange(100),
+        "blocks": rng.randint(1, 2),
+        "images": images,
+        "tile_images": tile_images,
+        "tile_rows": out_h if tile_images > 1 else rng.randint(1, out_h),
+    }
+
+
+def walk(layer):
+    """Yield (first image, images, first row, rows, tap, first tap, last tap) in order of work."""
+    kernel = layer["kernel"]
+    pad = (kernel - 1) // 2
+    taps = [(0, 0)] + [
+        (y - pad, x - pad) for y in range(kernel) for x in range(kernel) if (y, x) != (pad, pad)
     ]
+    for _ in range(layer["blocks"]):
+        for image in range(0, layer["images"], layer["tile_images"]):
+            maps = min(layer["tile_images"], layer["images"] - image)
+            for row in range(0, layer["out_h"], layer["tile_rows"]):
+                rows = min(layer["tile_rows"], layer["out_h"] - row)
+                for tap in taps:
+                    yield image, maps, row, rows, tap, tap == taps[0], tap == taps[-1]
+
+
+def reached(layer, row, rows, tap):
+    """Return (address without ``src``, index) of the pixels of one image that a tap reaches."""
+    found = []
+    for y in range(row, row + rows):
+        for x in range(layer["out_w"]):
+            in_y = y * layer["stride"] + tap[0] + layer["top"]
+            in_x = x * layer["stride"] + tap[1]
+            if 0 <= in_y < layer["in_h"] and 0 <= in_x < layer["in_w"]:
+                pixel = in_y * layer["in_w"] + in_x
+                found.append((pixel * layer["in_words"], (y - row) * layer["out_w"] + x))
+    return found
+
+
+def set_fields(ctx, dut, layer):
+    for name in set(layer) & set(dut.signature.members):
+        ctx.set(getattr(dut, name), layer[name])
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_tap_walker(seed):
+    rng = random.Random(seed)
+    layer = random_layer(rng)
+    image_words = layer["in_h"] * layer["in_w"] * layer["in_words"]
     expected = []
-    for _ in range(blocks):
-        for row in range(0, out_h, tile_rows):
-            tile = range(row, min(row + tile_rows, out_h))
-            for number, (ky, kx) in enumerate(taps):
-                reached = [
-                    (y, x)
-                    for y in tile
-                    for x in range(out_w)
-                    if 0 <= y * stride + ky - pad + top < in_h and 0 <= x * stride + kx - pad < in_w
-                ]
-                flags = (number == 0, number == len(taps) - 1)
-                if not reached:
-                    expected.append((True, *flags))
-                    continue
-                (y0, x0), (y1, x1) = reached[0], reached[-1]
-                pixel = (y0 * stride + ky - pad + top) * in_w + x0 * stride + kx - pad
-                expected.append(
-                    (
-                        False,
-                        *flags,
-                        src + pixel * in_words,
-                        (y0 - row) * out_w + x0,
-                        y1 - y0,
-                        x1 - x0,
-                    )
-                )
+    for image, maps, row, rows, tap, first, last in walk(layer):
+        pixels = reached(layer, row, rows, tap)
+        if not pixels:
+            expected.append((True, first, last))
+            continue
+        (address, index), (_, end) = pixels[0], pixels[-1]
+        (y0, x0), (y1, x1) = divmod(index, layer["out_w"]), divmod(end, layer["out_w"])
+        address += layer["src"] + image * image_words
+        place = (address, index, maps - 1, y1 - y0, x1 - x0)
+        expected.append((False, first, last, *place))
     dut = TapWalker(address_bits=14, index_bits=8)
 
     async def testbench(ctx):
-        for name in "kernel stride in_h in_w out_h out_w top tile_rows in_words src blocks".split():
-            ctx.set(getattr(dut, name), locals_[name])
+        set_fields(ctx, dut, layer)
         await ctx.tick()
         ctx.set(dut.start, 1)
         await ctx.tick()
@@ -271,22 +308,72 @@ def test_tap_walker(seed):
             if ready and ctx.get(dut.o.valid):
                 o = {name: ctx.get(getattr(dut.o.p, name)) for name in dut.o.p.shape().members}
                 flags = (bool(o["empty"]), bool(o["first"]), bool(o["last"]))
-                place = (o["address"], o["index"], o["rows"], o["cols"])
+                place = tuple(o[name] for name in ("address", "index", "maps", "rows", "cols"))
                 found.append(flags if o["empty"] else (*flags, *place))
             await ctx.tick()
         assert found == expected
+        assert ctx.get(dut.image_words) == image_words
 
-    locals_ = {
-        "kernel": kernel,
-        "stride": stride,
-        "in_h": in_h,
-        "in_w": in_w,
-        "out_h": out_h,
-        "out_w": out_w,
-        "top": top,
-        "tile_rows": tile_rows,
-        "in_words": in_words,
-        "src": src,
-        "blocks": blocks,
-    }
     simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_pixel_streamer(seed):
+    """Each pixel of each pass of each tile in order, with the walker in front."""
+    rng = random.Random(seed)
+    layer = random_layer(rng)
+    passes = rng.randint(1, 2)
+    image_words = layer["in_h"] * layer["in_w"] * layer["in_words"]
+    expected = []
+    tiles = 0
+    for image, maps, row, rows, tap, first, last in walk(layer):
+        tiles += first
+        pixels = reached(layer, row, rows, tap)
+        for word in range(layer["in_words"]):
+            for pass_ in range(passes):
+                fresh = first and word == pass_ == 0
+                for n in range(maps):
+                    base = layer["src"] + (image + n) * image_words + word
+                    skip = n * layer["out_h"] * layer["out_w"]
+                    expected += [
+                        (base + address, index + skip, pass_, fresh, (tiles - 1) % 2)
+                        for address, index in pixels
+                    ]
+        if last:
+            expected.append("end")
+    module = Module()
+    module.submodules.taps = taps = TapWalker(address_bits=14, index_bits=10)
+    module.submodules.dut = dut = PixelStreamer(address_bits=14, index_bits=10)
+    connect(module, taps.o, dut.i)
+    module.d.comb += dut.image_words.eq(taps.image_words)
+
+    async def testbench(ctx):
+        for part in (taps, dut):
+            set_fields(ctx, part, layer)
+        ctx.set(dut.passes, passes)
+        await ctx.tick()
+        ctx.set(taps.start, 1)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(taps.start, 0)
+        ctx.set(dut.start, 0)
+        found = []
+        ended = 0
+        for _ in range(20 * len(expected) + 100 * len(list(walk(layer)))):
+            # Tiles of weights come at once, banks are drained at random.
+            ctx.set(dut.shadow_full, 1)
+            drained = ended > 0 and rng.random() < 0.2
+            ctx.set(dut.drained, drained)
+            ended -= drained
+            if ctx.get(dut.valid):
+                names = ("address", "index", "pass_", "overwrite", "bank")
+                found.append(tuple(ctx.get(getattr(dut, name)) for name in names))
+            if ctx.get(dut.end):
+                found.append("end")
+                ended += 1
+            await ctx.tick()
+            if len(found) == len(expected):
+                break
+        assert found == expected
+
+    simulate(module, testbench)

@@ -24,7 +24,7 @@ CODE = b"".join(
         ),
         encode(Opcode.ENDLOOP),
         encode(Opcode.STORE, src=7, count=12),
-        encode(Opcode.END),
+        encode(Opcode.END, images=1),
     )
 )
 
@@ -225,11 +225,12 @@ def test_disassembly():
         "000000  BEGIN   seed=0x1234 offset=0x180",
         "000040  LOOP    count=3",
         "000080    CONV    dst=7 src=5 res=7 in=2x3 out=0x0 in_words=0 out_words=0 kernel=3 "
-        "stride=1 passes=0 out_bits=0 blocks=0 tile_rows=0 gap offset=0x0 count=0 seed=0x0  "
+        "stride=1 passes=0 out_bits=0 blocks=0 images=0 tile_images=0 tile_rows=0 "
+        "gap offset=0x0 count=0 seed=0x0  "
         "; layer a",
         "0000c0  ENDLOOP",
         "000100  STORE   src=7 count=12",
-        "000140  END",
+        "000140  END     images=1",
     ]
     assert PROGRAM.disassemble().splitlines()[1] == "000040  LOOP    count=3"
 
