@@ -306,7 +306,7 @@ def test_unfinished_images_are_noticed():
     ("register_name", "value", "text"),
     [
         ("ID", 0xDEADBEEF, "no Hiddenfold accelerator: ID must be 0x314e4648, not 0xdeadbeef"),
-        ("VERSION", 2 << 16, "major version must be 1, not 2"),
+        ("VERSION", 3 << 16, "major version must be 2, not 3"),
     ],
 )
 def test_other_hardware_is_refused(register_name, value, text):
