@@ -20,6 +20,7 @@ from typing import Any
 
 from hiddenfold.sw.frozen import FREE_EIGHTHS
 from hiddenfold.sw.search.architectures import ARCHITECTURES, STAGES, stages, stem
+from hiddenfold.sw.search.generators import GENERATORS
 
 __all__ = [
     "DATASETS",
@@ -100,8 +101,10 @@ class ModelConfig:
     `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
     recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
     published, instead of by the score itself. `logit_scale` is a constant factor on the logits
-    during the search, which has no effect on their order. `dense_reference` names the architecture
-    whose float32 size the network is compared with; "" is the network itself, not folded.
+    during the search, which has no effect on their order. `generator` makes the signs (see
+    `weight_signs`); a network of another one than "lfsr" cannot be exported. `dense_reference`
+    names the architecture whose float32 size the network is compared with; "" is the network
+    itself, not folded.
     `free_eighths` says how many of 8 neighbouring channels have a stored mask bit (docs/spec.md
     section 2.1): 4, 2 or 1 for partly frozen masks. Stem, classifier and layers of fewer than
     `free_from` weights keep whole masks.
@@ -116,6 +119,7 @@ class ModelConfig:
     affine: str = "recurrent"
     magnitude: bool = True
     logit_scale: float = 1.0
+    generator: str = "lfsr"
     dense_reference: str = ""
     free_eighths: int = 8
     free_from: int = 16384
@@ -133,6 +137,7 @@ class ModelConfig:
         if not 0.0 < self.logit_scale < math.inf:
             raise ValueError(f"Key 'model.logit_scale' must be above 0, not {self.logit_scale!r}")
         _one_of("model.affine", self.affine, ("recurrent", "all", "none"))
+        _one_of("model.generator", self.generator, GENERATORS)
         _one_of("model.dense_reference", self.dense_reference, ("", *ARCHITECTURES))
         _one_of("model.free_eighths", self.free_eighths, FREE_EIGHTHS)
         _at_least("model.free_from", self.free_from, 0)

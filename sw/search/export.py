@@ -54,6 +54,12 @@ def export_run(
     if not 1 <= act_bits <= 8:
         raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
     config, network, log = load_run(run_dir)
+    if config.model.generator != "lfsr":
+        raise ValueError(
+            f"{run_dir}: key 'model.generator' must be 'lfsr' for an export, not "
+            f"{config.model.generator!r}: a model file holds a seed, and only the signs of 'lfsr' "
+            "can be made from it"
+        )
     size = DATASETS[config.dataset][1]
     names = load_class_names(config.dataset, data_dir)
     training = load_split(config.dataset, data_dir, "train").images[:REFRESH_IMAGES]

@@ -39,25 +39,31 @@ class _Streams:
         self._config = config
         self._state = signs.splitmix64(config.seed)
         self._next = 0
+        self._weights = 0
 
     def conv(self, cin: int, cout: int, kernel: int, stride: int) -> MaskedConv2d:
-        free = self._config.free_of(cin * cout * kernel * kernel)
-        return MaskedConv2d(cin, cout, kernel, stride, free_eighths=free, **self._options())
+        weights = cin * cout * kernel**2
+        free = self._config.free_of(weights)
+        return MaskedConv2d(cin, cout, kernel, stride, free_eighths=free, **self._options(weights))
 
     def classifier(self, cin: int, classes: int) -> MaskedConv2d:
-        return MaskedConv2d(cin, classes, 1, 1, **self._options())
+        return MaskedConv2d(cin, classes, 1, 1, **self._options(cin * classes))
 
     def stem(self, cout: int, kernel: int, stride: int) -> StemConv2d:
-        return StemConv2d(cout, kernel, stride, image_channels=3, **self._options())
+        options = self._options(3 * cout * kernel**2)
+        return StemConv2d(cout, kernel, stride, image_channels=3, **options)
 
-    def _options(self) -> dict[str, Any]:
-        stream = self._next
+    def _options(self, weights: int) -> dict[str, Any]:
+        stream, first = self._next, self._weights
         self._next += 1
+        self._weights += weights
         return {
             "seed_state": self._state,
             "stream": stream,
             "top_k": self._config.top_k,
             "magnitude": self._config.magnitude,
+            "generator": self._config.generator,
+            "first_weight": first,
         }
 
 

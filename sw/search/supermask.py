@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiddenfold.sw import frozen, signs
+from hiddenfold.sw.search.generators import weight_signs
 from hiddenfold.sw.shapes import WeightShape
 
 __all__ = ["MaskedConv2d", "kept_weights", "top_k_mask"]
@@ -72,6 +73,8 @@ class MaskedConv2d(nn.Module):
     With `free_eighths` below 8 the mask is partly frozen (docs/spec.md section 2.1): the seed says
     which weights are free, and of those as many are kept as make the layer's share `top_k`. Scores
     of frozen weights say nothing.
+
+    `generator` and `first_weight` are those of `weight_signs`.
     """
 
     weights: Tensor
@@ -91,6 +94,8 @@ class MaskedConv2d(nn.Module):
         magnitude: bool = True,
         padding: int | None = None,
         free_eighths: int = 8,
+        generator: str = "lfsr",
+        first_weight: int = 0,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -103,7 +108,15 @@ class MaskedConv2d(nn.Module):
         self.magnitude = magnitude
         self.scale = math.sqrt(2.0 / (in_channels * kernel * kernel * top_k))
         self.free_eighths = free_eighths
-        self.register_buffer("weights", self._constant_weights(seed_state), persistent=False)
+        sign = weight_signs(
+            generator,
+            seed_state,
+            stream,
+            first_weight,
+            (out_channels, in_channels, kernel),
+            frozen.word_stride(free_eighths),
+        )
+        self.register_buffer("weights", torch.from_numpy(sign).float() * self.scale, False)
         mask, places = self._frozen(seed_state)
         self.register_buffer("frozen_mask", mask, persistent=False)
         self.register_buffer("free_places", places, persistent=False)
@@ -114,17 +127,6 @@ class MaskedConv2d(nn.Module):
             self.free_share = kept / len(places)
         self.scores = nn.Parameter(torch.empty(self.weights.shape))
         self.reset_scores()
-
-    def _constant_weights(self, seed_state: int) -> Tensor:
-        sign = signs.sign_tensor(
-            seed_state,
-            self.stream,
-            self.out_channels,
-            self.in_channels,
-            self.kernel,
-            frozen.word_stride(self.free_eighths),
-        )
-        return torch.from_numpy(sign).float() * self.scale
 
     def _frozen(self, seed_state: int) -> tuple[Tensor | None, Tensor | None]:
         """Frozen weights that are kept, bool [Cout, Cin, K, K], and flat places of free ones."""

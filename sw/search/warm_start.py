@@ -75,6 +75,11 @@ def _check_same_config(source: Path, found: ModelConfig, wanted: ModelConfig) ->
 
 
 def _check_same_model(source: Path, model: Model, network: FoldedResNet) -> None:
+    if network.config.generator != "lfsr":
+        raise ValueError(
+            f"{source}: key 'model.generator' must be 'lfsr', that of every model file, not "
+            f"{network.config.generator!r}"
+        )
     seed = signs.splitmix64(network.config.seed)
     if model.seed != seed:
         raise ValueError(
