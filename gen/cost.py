@@ -29,8 +29,6 @@ MEMORY_LATENCY = 40
 FETCH = 23
 #: Cycles of a run besides its instructions.
 RUN = 8
-#: Cycles in which the loader of weight tiles does not take masks between two tiles.
-TILE_TURN = 3
 #: Cycles from the last pixel of a pixel tile to the first of its drain, and between two drains.
 DRAIN_TURN = 8
 #: Cycles of CONV, IMAGE, POOL and STORE besides their pixels or words, latency aside.
@@ -117,7 +115,7 @@ def _tile_count(plan: ConvPlan) -> int:
 
 def _conv_cycles(plan: ConvPlan, target: Target, logits: bool) -> int:
     """Two banks of partial sums: one accumulates while the other is drained."""
-    supply = target.rows + TILE_TURN
+    supply = target.rows // target.load_rows
     tiles = [_accumulate(plan, first, rows, supply) for first, rows in plan.tiles]
     # A block's masks and constants come over one bus.
     constants = 0 if logits else 64 * target.rows // target.bus_bits

@@ -106,5 +106,7 @@ def _verilog(target: Target, top: str) -> tuple[str, str]:
 
     from hiddenfold.hw.array import MaskedArray
 
-    array = MaskedArray(rows=target.rows, lanes=target.lanes, planes=target.planes)
+    array = MaskedArray(
+        rows=target.rows, lanes=target.lanes, planes=target.planes, load_rows=target.load_rows
+    )
     return "array", verilog.convert(array, name="array", strip_internal_attrs=True)

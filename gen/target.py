@@ -53,6 +53,8 @@ class Target:
         Largest width of an image.
     stem_kernel
         Largest kernel of `unfold`.
+    load_rows
+        Rows of a weight tile that are made in one cycle.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class Target:
     bus_bits: int
     image_width: int
     stem_kernel: int
+    load_rows: int
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -107,6 +110,7 @@ class Target:
         self._check_range("acc_bits", 12, 32)
         self._check_range("image_width", 1, 1024)
         self._check_choice("stem_kernel", (1, 3, 5, 7))
+        self._check_choice("load_rows", (1, 2))
         for product, factor in (("rows x lanes", self.rows), ("8 x lanes", 8)):
             if factor * self.lanes < self.bus_bits:
                 raise ValueError(
@@ -208,4 +212,5 @@ PARAMETERS = (
     "bus_bits",
     "image_width",
     "stem_kernel",
+    "load_rows",
 )

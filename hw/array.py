@@ -108,16 +108,23 @@ class MaskedArray(wiring.Component):
     ``2^planes - 1 - x``, and the constant ``(2^planes - 1) * popcount(n)`` is subtracted once a
     row. One adder tree a row is enough for ternary weights, without a sign extension in it.
 
-    Two tiles of codes exist: the *shadow*, loaded row by row, and the *active* one. ``swap`` copies
-    shadow to active.
+    Two tiles of codes exist: the *shadow*, loaded some rows at a time, and the *active* one.
+    ``swap`` copies shadow to active; the next shadow's first rows may come in the same cycle.
 
     Pipeline, with ``data`` valid in cycle 0: cycle 0 select planes; 1 lane terms and group sums;
     2 row sums, correction, shift; 3 ``partial`` valid.
 
+    Parameters
+    ----------
+    rows, lanes, planes
+        Shape of the array.
+    load_rows
+        Rows of the shadow tile that are written at a time; it divides ``rows``.
+
     Members
     -------
-    load, row, mask, negative
-        Write a row of the shadow tile.
+    load, group, mask, negative
+        Write rows ``group * load_rows`` and up of the shadow tile, the first in the lowest bits.
     swap
         In the cycle of the first ``data`` of the new tile: that data and all later ones see it.
     data, pass_
@@ -128,16 +135,17 @@ class MaskedArray(wiring.Component):
 
     LATENCY = 3
 
-    def __init__(self, *, rows: int, lanes: int, planes: int):
+    def __init__(self, *, rows: int, lanes: int, planes: int, load_rows: int = 1):
         self._rows = rows
         self._lanes = lanes
         self._planes = planes
+        self._load_rows = load_rows
         super().__init__(
             {
                 "load": In(1),
-                "row": In(range(rows)),
-                "mask": In(lanes),
-                "negative": In(lanes),
+                "group": In(range(rows // load_rows)),
+                "mask": In(lanes * load_rows),
+                "negative": In(lanes * load_rows),
                 "swap": In(1),
                 "data": In(lanes * 8),
                 "pass_": In(3),
@@ -159,10 +167,11 @@ class MaskedArray(wiring.Component):
         for number in range(self._rows):
             row = ArrayRow(lanes=self._lanes, planes=planes)
             m.submodules[f"row{number}"] = row
+            group, part = divmod(number, self._load_rows)
             m.d.comb += [
-                row.load.eq(self.load & (self.row == number)),
-                row.mask.eq(self.mask),
-                row.negative.eq(self.negative),
+                row.load.eq(self.load & (self.group == group)),
+                row.mask.eq(self.mask.word_select(part, self._lanes)),
+                row.negative.eq(self.negative.word_select(part, self._lanes)),
                 row.swap.eq(self.swap),
                 row.x.eq(x),
                 row.pass_.eq(pass2),

@@ -11,7 +11,7 @@ from hiddenfold.hw.affine import AffineLoader
 from hiddenfold.hw.array import MaskedArray, partial_bits
 from hiddenfold.hw.axi import COMMAND
 from hiddenfold.hw.drain import Drain
-from hiddenfold.hw.gearbox import Splitter
+from hiddenfold.hw.gearbox import Joiner, Splitter
 from hiddenfold.hw.instruction import LAYOUT
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.pixels import PixelStreamer
@@ -101,6 +101,7 @@ class ConvEngine(wiring.Component):
         acc_bits: int,
         bus_bits: int,
         address_bits: int,
+        load_rows: int,
     ):
         self._rows = rows
         self._lanes = lanes
@@ -109,6 +110,7 @@ class ConvEngine(wiring.Component):
         self._acc_bits = acc_bits
         self._bus_bits = bus_bits
         self._address_bits = address_bits
+        self._load_rows = load_rows
         super().__init__(
             {
                 "instruction": In(LAYOUT),
@@ -145,12 +147,18 @@ class ConvEngine(wiring.Component):
         shape = {"rows": self._rows, "lanes": self._lanes}
         index_bits = ceil_log2(self._depth)
         m.submodules.fetcher = fetcher = MaskFetcher(bus_bits=self._bus_bits)
-        m.submodules.loader = loader = TileLoader(**shape, bus_bits=self._bus_bits)
+        mask_bits = max(self._bus_bits, self._load_rows * self._lanes)
+        m.submodules.mask_words = mask_words = Joiner(in_bits=self._bus_bits, out_bits=mask_bits)
+        m.submodules.loader = loader = TileLoader(
+            **shape, load_rows=self._load_rows, mask_bits=mask_bits
+        )
         m.submodules.taps = taps = TapWalker(address_bits=self._address_bits, index_bits=index_bits)
         m.submodules.pixels = pixels = PixelStreamer(
             address_bits=self._address_bits, index_bits=index_bits
         )
-        m.submodules.array = array = MaskedArray(**shape, planes=self._planes)
+        m.submodules.array = array = MaskedArray(
+            **shape, planes=self._planes, load_rows=self._load_rows
+        )
         m.submodules.sums = sums = PartialSums(
             rows=self._rows,
             depth=self._depth,
@@ -174,17 +182,16 @@ class ConvEngine(wiring.Component):
 
         # Masks and signs to the array's shadow tile.
         connect(m, fetcher.cmd, flipped(self.mask_cmd))
-        connect(m, flipped(self.mask_data), loader.i)
-        shadow_full = Signal()
-        m.d.sync += shadow_full.eq((shadow_full | loader.loaded) & ~pixels.release & ~self.start)
+        connect(m, flipped(self.mask_data), mask_words.i)
+        connect(m, mask_words.o, loader.i)
         m.d.comb += [
             fetcher.address.eq(self.program + self.instruction.offset),
-            loader.full.eq(shadow_full | loader.loaded),
+            loader.release.eq(pixels.release),
             array.load.eq(loader.load),
-            array.row.eq(loader.row),
+            array.group.eq(loader.group),
             array.mask.eq(loader.mask),
             array.negative.eq(loader.negative),
-            pixels.shadow_full.eq(shadow_full),
+            pixels.shadow_full.eq(loader.full),
         ]
 
         # Pixels past the array into the sums.

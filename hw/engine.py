@@ -55,6 +55,7 @@ class Engine(wiring.Component):
         bus_bits: int,
         image_width: int,
         stem_kernel: int,
+        load_rows: int,
         target_id: int,
     ):
         self._bus_bits = bus_bits
@@ -85,6 +86,7 @@ class Engine(wiring.Component):
             acc_bits=acc_bits,
             bus_bits=bus_bits,
             address_bits=address_bits,
+            load_rows=load_rows,
         )
         self.unfold = Unfold(
             lanes=lanes,

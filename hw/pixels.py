@@ -25,7 +25,8 @@ class PixelStreamer(wiring.Component):
     image_words
         Words from an image of the input tensor to the next, long before the second image.
     shadow_full
-        The shadow tile is complete. ``release`` tells in the first slot of a tile that it is taken.
+        The shadow tile may be used by a pass that is loaded in this cycle. ``release`` tells in the
+        first slot of a tile that it is taken, so that ``shadow_full`` is low.
     drained
         A partial-sum bank was read out and is free again.
     slot, valid, address, index, bank, overwrite, pass_, swap, end
@@ -100,7 +101,7 @@ class PixelStreamer(wiring.Component):
         finished = Signal()  # the rectangle's last pass is loaded in this cycle
         columns, rows, maps = Signal(16), Signal(16), Signal(8)
         slot_last = Signal()
-        tile_missing = (pass_ == 0) & (~self.shadow_full | self.release)
+        tile_missing = (pass_ == 0) & ~self.shadow_full
         bank_missing = begin & (opened == 2)
         free = ~self.slot | slot_last
         ready = free & have & ~(self.gap & (self.slot | (wait != 0)))

@@ -12,38 +12,46 @@ from hiddenfold.hw.signature import Signature, leap
 
 
 class TileLoader(wiring.Component):
-    """Makes one row of ``lanes`` (mask, negative) codes a cycle, tile after tile.
+    """Makes ``load_rows`` rows of ``lanes`` (mask, negative) codes a cycle, tile after tile.
 
     The state of each row's stream lives in a small RAM and moves one leap per 64 channels. Row
     start states are made on the fly: the first tile of a block walks a chain of jumps by
     ``lfsr.CHANNEL_JUMP``, so no seed table exists (docs/spec.md sections 1.2, 1.3, 6).
 
+    Rows leave two cycles after their masks were taken, which is what a swap needs: a tile that is
+    taken from the cycle of ``release`` on is written from the cycle of its swap on, and the next
+    tile can start when the last masks of this one are taken.
+
     Parameters
     ----------
-    rows, lanes, bus_bits
-        Shape of the array, width of a mask beat. ``rows * lanes`` is a multiple of ``bus_bits``.
+    rows, lanes, load_rows
+        Shape of the array; rows made a cycle.
+    mask_bits
+        Width of a mask word. ``rows * lanes`` is a multiple of it, and it of ``load_rows * lanes``.
 
     Members
     -------
     start
         Begin a layer; ``seed`` and the loop bounds must be valid from this cycle to the end.
     i
-        Beats of the mask stream.
+        Words of the mask stream.
+    release
+        First slot of a tile: the shadow tile is taken.
     full
-        The array's shadow tile is in use: the loader holds before the first row of the next.
-    load, row, mask, negative
-        A row for the shadow tile. ``negative`` is a subset of ``mask``.
-    loaded
-        The last row of a tile is being written in this cycle.
+        The array's shadow tile is complete, or will be before a slot that is prepared in this
+        cycle needs it. Low in the cycle of ``release``.
+    load, group, mask, negative
+        Rows for the shadow tile, see ``MaskedArray``. ``negative`` is a subset of ``mask``.
     done
         High from the end of the layer to the next ``start``.
     check_value
-        Signature of the beats taken since ``start``; final when ``done``.
+        Signature of the words taken since ``start``; final when ``done``.
     """
 
-    def __init__(self, *, rows: int, lanes: int, bus_bits: int):
-        self._rows = rows
+    def __init__(self, *, rows: int, lanes: int, load_rows: int, mask_bits: int):
+        self._groups = rows // load_rows
         self._lanes = lanes
+        self._load_rows = load_rows
         super().__init__(
             {
                 **LOOP_BOUNDS,
@@ -51,13 +59,13 @@ class TileLoader(wiring.Component):
                 "seed": In(64),
                 "kernel": In(4),
                 "in_words": In(16),
-                "i": In(stream.Signature(bus_bits)),
-                "full": In(1),
+                "i": In(stream.Signature(mask_bits)),
+                "release": In(1),
+                "full": Out(1),
                 "load": Out(1),
-                "row": Out(range(rows)),
-                "mask": Out(lanes),
-                "negative": Out(lanes),
-                "loaded": Out(1),
+                "group": Out(range(self._groups)),
+                "mask": Out(lanes * load_rows),
+                "negative": Out(lanes * load_rows),
                 "done": Out(1, init=1),
                 "check_value": Out(64),
             }
@@ -65,71 +73,93 @@ class TileLoader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        rows, lanes = self._rows, self._lanes
+        lanes, load_rows = self._lanes, self._load_rows
+        width = load_rows * lanes
         m.submodules.tiles = tiles = TileCounter()
         tiles.connect_bounds(m, self)
         m.submodules.check = check = Signature(words=len(self.i.payload) // 64)
-        m.submodules.states = states = memory.Memory(shape=64, depth=rows, init=[])
+        m.submodules.states = states = memory.Memory(
+            shape=64 * load_rows, depth=self._groups, init=[]
+        )
         state_read = states.read_port(domain="comb")
         state_write = states.write_port()
 
-        # Position: tap and lane word inside the tile loop, row inside the tile.
+        # Position: tap and lane word inside the tile loop, group of rows inside the tile.
         tap = Signal(6)
         last_tap = Signal(6)
         word = Signal(16)
-        row = Signal(range(rows))
+        group = Signal(range(self._groups))
         last_word = Signal()
-        last_row = Signal()
+        last_group = Signal()
         m.d.comb += [
             tiles.start.eq(self.start),
             last_word.eq(word == self.in_words - 1),
-            last_row.eq(row == rows - 1),
+            last_group.eq(group == self._groups - 1),
             check.clear.eq(self.start),
             self.check_value.eq(check.value),
         ]
         m.d.sync += last_tap.eq(self.kernel * self.kernel - 1)
 
-        # Mask rows: a beat holds one or more rows, lowest bits first.
-        per_beat = len(self.i.payload) // lanes
-        part = Signal(range(per_beat))
-        mask = Signal(lanes)
+        # Masks: a word holds one or more groups of rows, lowest bits first.
+        per_word = len(self.i.payload) // width
+        part = Signal(range(per_word))
+        shadow_full = Signal()
         take = Signal()
+        finish = Signal()
         m.d.comb += [
-            mask.eq(self.i.payload.word_select(part, lanes)),
-            take.eq(~self.done & ~(self.full & (row == 0)) & self.i.valid),
-            self.i.ready.eq(take & (part == per_beat - 1)),
+            take.eq(~self.done & ~(shadow_full & ~self.release & (group == 0)) & self.i.valid),
+            finish.eq(take & last_group),
+            self.full.eq((shadow_full & ~self.release) | finish),
+            self.i.ready.eq(take & (part == per_word - 1)),
             check.data.eq(self.i.payload),
             check.en.eq(self.i.ready),
         ]
+        m.d.sync += shadow_full.eq(self.full & ~self.start)
 
-        # Row state: chained jumps in the first tile of a block, else the RAM.
-        chain = Signal(64)
+        # Row states: chained jumps in the first tile of a block, else the RAM.
+        chain = Signal(64)  # start state of the group's first row
         block_start = Signal(64)
         first = Signal()
-        state = Signal(64)
-        jumped = Signal(64)
-        m.d.comb += [
-            first.eq((tap == 0) & (word == 0)),
-            state_read.addr.eq(row),
-            state.eq(Mux(first, chain, state_read.data)),
-            jumped.eq(Cat(*((chain & line).xor() for line in lfsr.jump_matrix(lfsr.CHANNEL_JUMP)))),
-        ]
+        m.d.comb += [first.eq((tap == 0) & (word == 0)), state_read.addr.eq(group)]
+        starts = [chain]
+        for n in range(1, load_rows + 1):
+            jumped = Signal(64, name=f"jumped{n}")
+            lines = lfsr.jump_matrix(n * lfsr.CHANNEL_JUMP)
+            m.d.comb += jumped.eq(Cat(*((chain & line).xor() for line in lines)))
+            starts.append(jumped)
+        next_group = starts.pop()
         # A 64-bit sign word serves 64 // lanes lane words; step after the last one used.
         share = exact_log2(64 // lanes)
         step_state = Signal()
         m.d.comb += [
             step_state.eq(last_word | (word[:share] == (1 << share) - 1) if share else 1),
-            state_write.addr.eq(row),
-            state_write.data.eq(Mux(step_state, leap(state), state)),
+            state_write.addr.eq(group),
             state_write.en.eq(take),
         ]
-        signs = state.word_select(word[:share], lanes) if share else state
+        signs = Signal(width)
+        for n, start in enumerate(starts):
+            state = Signal(64, name=f"state{n}")
+            m.d.comb += [
+                state.eq(Mux(first, start, state_read.data.word_select(n, 64))),
+                state_write.data.word_select(n, 64).eq(Mux(step_state, leap(state), state)),
+                signs.word_select(n, lanes).eq(
+                    state.word_select(word[:share], lanes) if share else state
+                ),
+            ]
+
+        # The way to the shadow tile.
+        taken = Signal()
+        taken_group = Signal.like(group)
+        taken_mask, taken_signs = Signal(width), Signal(width)
         m.d.sync += [
-            self.load.eq(take),
-            self.row.eq(row),
-            self.mask.eq(mask),
-            self.negative.eq(mask & signs),
-            self.loaded.eq(take & last_row),
+            taken.eq(take),
+            taken_group.eq(group),
+            taken_mask.eq(self.i.payload.word_select(part, width)),
+            taken_signs.eq(signs),
+            self.load.eq(taken),
+            self.group.eq(taken_group),
+            self.mask.eq(taken_mask),
+            self.negative.eq(taken_mask & taken_signs),
         ]
 
         with m.If(self.start):
@@ -137,17 +167,17 @@ class TileLoader(wiring.Component):
                 self.done.eq(0),
                 tap.eq(0),
                 word.eq(0),
-                row.eq(0),
+                group.eq(0),
                 part.eq(0),
                 chain.eq(self.seed),
                 block_start.eq(self.seed),
             ]
         with m.Elif(take):
-            m.d.sync += [row.eq(row + 1), part.eq(part + 1 if per_beat > 1 else 0)]
+            m.d.sync += [group.eq(group + 1), part.eq(part + 1 if per_word > 1 else 0)]
             with m.If(first):
-                m.d.sync += chain.eq(jumped)
-            with m.If(last_row):
-                m.d.sync += [row.eq(0), word.eq(word + 1)]
+                m.d.sync += chain.eq(next_group)
+            with m.If(last_group):
+                m.d.sync += [group.eq(0), word.eq(word + 1)]
                 with m.If(last_word):
                     m.d.sync += [word.eq(0), tap.eq(tap + 1)]
                     with m.If(tap == last_tap):
@@ -155,7 +185,7 @@ class TileLoader(wiring.Component):
                         m.d.sync += tap.eq(0)
                         # The next pixel tile of this block replays its streams.
                         following = Signal(64)
-                        m.d.comb += following.eq(Mux(first, jumped, chain))
+                        m.d.comb += following.eq(Mux(first, next_group, chain))
                         with m.If(tiles.last_tile):
                             m.d.sync += [block_start.eq(following), chain.eq(following)]
                         with m.Else():

@@ -25,6 +25,7 @@ acc_bits = 16
 bus_bits = 64
 image_width = 8
 stem_kernel = 3
+load_rows = 1
 """
 
 

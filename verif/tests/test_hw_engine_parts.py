@@ -2,6 +2,7 @@
 """Parts of the convolution engine against plain Python, cycle by cycle."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from amaranth.hdl import Module
@@ -10,6 +11,7 @@ from amaranth.sim import Simulator
 
 from hiddenfold.hw import lfsr
 from hiddenfold.hw.array import MaskedArray, partial_bits
+from hiddenfold.hw.gearbox import Joiner
 from hiddenfold.hw.pixels import PixelStreamer
 from hiddenfold.hw.rectangle import TapWalker
 from hiddenfold.hw.requant import Requantize
@@ -27,22 +29,34 @@ def simulate(component, testbench, *, background=()):
 
 
 @pytest.mark.parametrize(
-    ("rows", "lanes", "bus_bits", "kernel", "in_words", "blocks", "out_h", "tile_rows"),
+    (
+        "rows",
+        "lanes",
+        "load_rows",
+        "mask_bits",
+        "kernel",
+        "in_words",
+        "blocks",
+        "out_h",
+        "tile_rows",
+    ),
     [
-        (8, 8, 64, 1, 1, 1, 1, 1),  # smallest layer
-        (8, 8, 64, 3, 3, 2, 5, 2),  # several lane words, blocks and pixel tiles
-        (4, 16, 64, 3, 5, 2, 4, 4),  # crosses a 64-channel word
-        (8, 64, 64, 3, 2, 3, 2, 1),  # a beat a row
-        (4, 32, 128, 1, 3, 2, 3, 2),  # several rows a beat
-        (4, 64, 128, 5, 1, 2, 1, 1),
+        (8, 8, 1, 64, 1, 1, 1, 1, 1),  # smallest layer
+        (8, 8, 1, 64, 3, 3, 2, 5, 2),  # several lane words, blocks and pixel tiles
+        (4, 16, 2, 64, 3, 5, 2, 4, 4),  # crosses a 64-channel word, two groups a mask word
+        (8, 64, 1, 64, 3, 2, 3, 2, 1),  # a mask word a row
+        (4, 32, 1, 128, 1, 3, 2, 3, 2),  # several rows a mask word
+        (4, 64, 2, 128, 5, 1, 2, 1, 1),  # two rows a mask word
+        (8, 64, 2, 128, 1, 1, 3, 2, 1),  # one tile a block
     ],
 )
 @pytest.mark.parametrize("idle", [0.0, 0.5])
-def test_tile_loader(rows, lanes, bus_bits, kernel, in_words, blocks, out_h, tile_rows, idle):
+def test_tile_loader(
+    rows, lanes, load_rows, mask_bits, kernel, in_words, blocks, out_h, tile_rows, idle
+):
     rng = random.Random(f"{rows}{lanes}{kernel}{in_words}{idle}")
     seed = rng.getrandbits(64) | 1
     taps = kernel * kernel
-    tiles = -(-out_h // tile_rows)
     words = -(-in_words * lanes // 64)
     masks = {
         (block, tap, word, row): rng.getrandbits(lanes)
@@ -53,9 +67,10 @@ def test_tile_loader(rows, lanes, bus_bits, kernel, in_words, blocks, out_h, til
     }
     expected, bits = [], []
     for block in range(blocks):
-        for _ in range(tiles):
+        for _ in range(-(-out_h // tile_rows)):
             for tap in range(taps):
                 for word in range(in_words):
+                    tile = []
                     for row in range(rows):
                         channel = block * rows + row
                         state = lfsr.jump(seed, channel * lfsr.CHANNEL_JUMP)
@@ -64,16 +79,18 @@ def test_tile_loader(rows, lanes, bus_bits, kernel, in_words, blocks, out_h, til
                             state = lfsr.leap(state)
                         sign = state >> position % 64 & (1 << lanes) - 1
                         mask = masks[block, tap, word, row]
-                        expected.append((row, mask, mask & sign))
+                        tile.append((mask, mask & sign))
                         bits.append(mask)
-    stream = sum(mask << lanes * n for n, mask in enumerate(bits))
-    beats = [
-        stream >> bus_bits * n & (1 << bus_bits) - 1 for n in range(len(bits) * lanes // bus_bits)
+                    expected.append(tile)
+    masks_in = sum(mask << lanes * n for n, mask in enumerate(bits))
+    words_in = [
+        masks_in >> mask_bits * n & (1 << mask_bits) - 1
+        for n in range(len(bits) * lanes // mask_bits)
     ]
     signature = lfsr.signature(
-        stream >> 64 * n & (1 << 64) - 1 for n in range(len(bits) * lanes // 64)
+        masks_in >> 64 * n & (1 << 64) - 1 for n in range(len(bits) * lanes // 64)
     )
-    dut = TileLoader(rows=rows, lanes=lanes, bus_bits=bus_bits)
+    dut = TileLoader(rows=rows, lanes=lanes, load_rows=load_rows, mask_bits=mask_bits)
 
     async def testbench(ctx):
         for name, value in {
@@ -88,33 +105,76 @@ def test_tile_loader(rows, lanes, bus_bits, kernel, in_words, blocks, out_h, til
             ctx.set(getattr(dut, name), value)
         await ctx.tick()
         ctx.set(dut.start, 0)
-        found, shadow, beat = [], False, 0
-        for _ in range(40 * len(expected) + 100):
-            valid = beat < len(beats) and rng.random() >= idle
+        # As in the engine: a pass is prepared, its first slot comes, two cycles later the swap.
+        found, swaps, used = [], [], 0
+        shadow = [None] * rows
+        prepared = slot = early = swap = False
+        for cycle in range(40 * len(bits) + 100):
+            early, swap, slot = slot, early, prepared
+            valid = used < len(words_in) and rng.random() >= idle
+            ctx.set(dut.release, slot)
             ctx.set(dut.i.valid, valid)
-            ctx.set(dut.i.payload, beats[beat] if valid else 0)
-            ctx.set(dut.full, shadow or ctx.get(dut.loaded))
+            ctx.set(dut.i.payload, words_in[used] if valid else 0)
+            if swap:
+                found.append(list(shadow))
+                swaps.append(cycle)
             if ctx.get(dut.load):
-                found.append((ctx.get(dut.row), ctx.get(dut.mask), ctx.get(dut.negative)))
-            beat += valid and ctx.get(dut.i.ready)
-            shadow = (shadow or bool(ctx.get(dut.loaded))) and rng.random() < idle
+                for n in range(load_rows):
+                    code = (
+                        ctx.get(dut.mask.word_select(n, lanes)),
+                        ctx.get(dut.negative.word_select(n, lanes)),
+                    )
+                    shadow[ctx.get(dut.group) * load_rows + n] = code
+            used += valid and ctx.get(dut.i.ready)
+            prepared = bool(ctx.get(dut.full)) and rng.random() >= idle
             await ctx.tick()
-            if ctx.get(dut.done) and not ctx.get(dut.load):
+            if len(found) == len(expected):
                 break
         assert found == expected
-        assert beat == len(beats)
+        assert used == len(words_in)
+        assert ctx.get(dut.done)
         assert ctx.get(dut.check_value) == signature
+        if not idle:
+            times = {after - before for before, after in pairwise(swaps)}
+            assert times <= {rows // load_rows}
+
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_joiner(parts):
+    rng = random.Random(parts)
+    dut = Joiner(in_bits=8, out_bits=8 * parts)
+    data = rng.randbytes(30 * parts)
+
+    async def testbench(ctx):
+        found, used, cycles = b"", 0, 0
+        while len(found) < len(data):
+            pause = cycles > 10 * parts and rng.random() < 0.5
+            valid = used < len(data) and not (pause and rng.random() < 0.5)
+            ctx.set(dut.i.valid, valid)
+            ctx.set(dut.i.payload, data[used] if valid else 0)
+            ctx.set(dut.o.ready, not pause)
+            if not pause and ctx.get(dut.o.valid):
+                found += ctx.get(dut.o.payload).to_bytes(parts, "little")
+            used += valid and ctx.get(dut.i.ready)
+            cycles += 1
+            # Without pauses nothing is held up.
+            assert cycles > 10 * parts or used == cycles
+            await ctx.tick()
+        assert found == data
 
     simulate(dut, testbench)
 
 
 @pytest.mark.parametrize(
-    ("rows", "lanes", "planes"), [(1, 8, 8), (2, 8, 1), (2, 16, 2), (1, 64, 4), (2, 64, 8)]
+    ("rows", "lanes", "planes", "load_rows"),
+    [(1, 8, 8, 1), (2, 8, 1, 1), (4, 16, 2, 2), (1, 64, 4, 1), (2, 64, 8, 2)],
 )
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_array(rows, lanes, planes, density):
+def test_array(rows, lanes, planes, load_rows, density):
     rng = random.Random(f"{rows}{lanes}{planes}{density}")
-    dut = MaskedArray(rows=rows, lanes=lanes, planes=planes)
+    dut = MaskedArray(rows=rows, lanes=lanes, planes=planes, load_rows=load_rows)
     width = partial_bits(lanes)
     tiles = []
     for _ in range(4):
@@ -147,10 +207,11 @@ def test_array(rows, lanes, planes, density):
 
     async def load(ctx, tile):
         ctx.set(dut.load, 1)
-        for row, (mask, negative) in enumerate(tile):
-            ctx.set(dut.row, row)
-            ctx.set(dut.mask, mask)
-            ctx.set(dut.negative, negative)
+        for group in range(rows // load_rows):
+            ctx.set(dut.group, group)
+            for n, (mask, negative) in enumerate(tile[group * load_rows :][:load_rows]):
+                ctx.set(dut.mask.word_select(n, lanes), mask)
+                ctx.set(dut.negative.word_select(n, lanes), negative)
             await ctx.tick()
         ctx.set(dut.load, 0)
 
