@@ -92,15 +92,15 @@ def verify(
         raise ValueError(f"count must be at least 1, not {count!r}")
     name = target.name if isinstance(target, Target) else str(target)
     target = target if isinstance(target, Target) else Target.load(target)
+    configured = None if config is None else _configured(config, seed)
+    if configured is not None:
+        # What does not fit is refused before the simulator is built, which takes minutes.
+        compile_model(configured, target)
     total = Comparison()
     with Accelerator.open(url or f"rtl:{name}") as accelerator:
         for number in range(seed, seed + (count or 1)):
-            if config is None:
-                model = random_model(number, network_limits(target))
-                again = f"--seed {number} --count 1"
-            else:
-                model = _configured(config, number)
-                again = f"--seed {number} --config {config}"
+            model = configured or random_model(number, network_limits(target))
+            again = f"--seed {number} " + ("--count 1" if config is None else f"--config {config}")
             one = check_model(accelerator, model, target, number)
             total.layers += one.layers
             total.values += one.values
@@ -168,12 +168,12 @@ def compare_run(
 
 def _configured(config: Path | str, seed: int) -> Model:
     """The network of a training configuration, with masks and constants of ``seed``."""
-    from hiddenfold.sw.search.config import DATASETS, load_config
+    from hiddenfold.sw.search.config import load_config
     from hiddenfold.sw.search.export import build_model
     from hiddenfold.sw.search.nets import FoldedResNet
 
     search = load_config(config)
-    size = DATASETS[search.dataset][1]
+    size = search.image
     labels = tuple(f"label {i}" for i in range(search.model.classes))
     network = FoldedResNet(search.model)
     model = build_model(network, search.dataset, labels, (size, size), ACT_BITS)

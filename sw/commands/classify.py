@@ -72,13 +72,13 @@ def classify_on_device(
     model: Model,
     target: Target,
     url: str,
-    images: NDArray[np.uint8],
+    images: Sequence[Any],
     *,
     batch: int = 1,
     check: bool = False,
     tick: Tick = lambda _: None,
 ) -> Classification:
-    """Classify uint8[N, height, width, 3] on a device.
+    """Classify uint8[N, height, width, 3], or what has slices of that kind, on a device.
 
     With ``check`` the logits, and in a second run the outputs of every layer and iteration, are
     compared with the golden model. ``tick`` is called with the number of images after each step;
@@ -99,7 +99,7 @@ def classify_on_device(
 def _measure(
     accelerator: Accelerator,
     program: Program,
-    images: NDArray[np.uint8],
+    images: Sequence[Any],
     batch: int,
     tick: Tick,
 ) -> Classification:
@@ -135,7 +135,7 @@ def _compare(
     accelerator: Accelerator,
     model: Model,
     traced: Program,
-    images: NDArray[np.uint8],
+    images: Sequence[Any],
     result: Classification,
     *,
     tick: Tick,

@@ -50,7 +50,7 @@ def register(commands: Any) -> None:
         "(the generated accelerator in simulation; slow, so choose -n).",
     )
     parser.add_argument("model", metavar="M.hfn", type=Path)
-    parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="CIFAR-100")
+    parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="the data set")
     parser.add_argument("--backend", choices=BACKENDS, required=True)
     parser.add_argument(
         "-n", "--count", metavar="N", type=at_least(1), help="number of images (default: all)"
@@ -136,10 +136,16 @@ def _percent(value: float | None) -> str:
 def evaluate(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold evaluate``."""
     from hiddenfold.sw.model import Model
-    from hiddenfold.sw.search.data import load_split
+    from hiddenfold.sw.search.config import FOLDERS
+    from hiddenfold.sw.search.data import Pixels, load_split
 
     model = Model.load(args.model)
-    split = load_split(model.dataset, args.data, "test")
+    split = load_split(model.dataset, args.data, "test", model.image[0])
+    if model.dataset in FOLDERS and split.classes != model.classes:
+        raise ValueError(
+            f"classes in {args.data} must be those of the model, {_few(model.classes)}, "
+            f"not {_few(split.classes)}"
+        )
     count = len(split) - args.offset if args.count is None else args.count
     if args.offset >= len(split) or args.offset + count > len(split):
         raise ValueError(
@@ -147,7 +153,7 @@ def evaluate(args: argparse.Namespace) -> Outcome:
             f"not {args.offset + count}"
         )
     chosen = slice(args.offset, args.offset + count)
-    images = np.ascontiguousarray(split.images[chosen].numpy().transpose(0, 2, 3, 1))
+    images = Pixels(split.images, chosen)
     labels = split.labels[chosen].numpy()
     if args.backend == "golden":
         from hiddenfold.verif.golden.evaluate import evaluate as evaluate_golden
@@ -165,12 +171,16 @@ def evaluate(args: argparse.Namespace) -> Outcome:
 
 
 Tick = Callable[[int], object]
-#: Ranks the labels of images uint8[N, height, width, 3], and reports progress.
-Classifier = Callable[[NDArray[np.uint8], Tick], NDArray[np.int64]]
+#: Ranks the labels of images, of which slices are uint8[n, height, width, 3]; reports progress.
+Classifier = Callable[[Any, Tick], NDArray[np.int64]]
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 
 def _score(
-    backend: str, classify: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    backend: str, classify: Classifier, images: Any, labels: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Accuracy and speed of a backend, the fields of ``evaluate --json``."""
     with progress_bar(len(images), "images") as tick:
@@ -196,9 +206,10 @@ def _float_classifier(path: Path, model: Any) -> Classifier:
 
     network = FloatNetwork(model, load_constants(path, model))
 
-    def classify(images: NDArray[np.uint8], tick: Tick) -> NDArray[np.int64]:
+    def classify(images: Any, tick: Tick) -> NDArray[np.int64]:
         best = []
-        for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(FLOAT_BATCH):
+        for first in range(0, len(images), FLOAT_BATCH):
+            part = torch.from_numpy(images[first : first + FLOAT_BATCH]).permute(0, 3, 1, 2)
             best.append(network.logits(part).argsort(dim=1, descending=True, stable=True)[:, :5])
             tick(len(part))
         return torch.cat(best).numpy()
@@ -212,7 +223,7 @@ def _device_classifier(name: str, model: Any) -> Classifier:
 
     target = Target.load(name)
 
-    def classify(images: NDArray[np.uint8], tick: Tick) -> NDArray[np.int64]:
+    def classify(images: Any, tick: Tick) -> NDArray[np.int64]:
         result = classify_on_device(model, target, device_url("rtl", name), images, tick=tick)
         return ranking(result.logits)
 

@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="network and training")
     parser.add_argument(
-        "--data", metavar="DIR", type=Path, default=Path("data"), help="CIFAR-100 (default: data)"
+        "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
     )
     parser.add_argument(
         "--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the config)"
@@ -67,7 +67,7 @@ def register(commands: Any) -> None:
         help="bits of the activations, 1 to 8 (default: 8)",
     )
     parser.add_argument(
-        "--data", metavar="DIR", type=Path, default=Path("data"), help="CIFAR-100 (default: data)"
+        "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
     )
 
 
@@ -103,13 +103,13 @@ def train(args: argparse.Namespace) -> Outcome:
 
 def export(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold export``."""
-    from hiddenfold.sw.search.data import load_split
+    from hiddenfold.sw.search.data import Pixels, load_split
     from hiddenfold.sw.search.export import export_run
     from hiddenfold.verif.golden.evaluate import evaluate
 
     model = export_run(args.run_dir, args.data, act_bits=args.act_bits, output=args.output)
-    test = load_split(model.dataset, args.data, "test")
-    golden = evaluate(model, test.images.permute(0, 2, 3, 1).numpy(), test.labels.numpy())
+    test = load_split(model.dataset, args.data, "test", model.image[0])
+    golden = evaluate(model, Pixels(test.images), test.labels.numpy())
     model = replace(model, accuracy=model.accuracy | {"golden": golden["top1"]})
     model.save(args.output)
     outcome = summarize(model)

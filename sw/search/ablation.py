@@ -76,12 +76,12 @@ def main() -> None:
     args = parser.parse_args()
     try:
         config = load_config(args.config)
-        images, labels = vars(load_split(config.dataset, args.data, "train")).values()
+        split = load_split(config.dataset, args.data, "train", config.image)
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"ablation: {error}")
     data = (
-        Split(images[:-HELD_OUT], labels[:-HELD_OUT]),
-        Split(images[-HELD_OUT:], labels[-HELD_OUT:]),
+        Split(split.images[:-HELD_OUT], split.labels[:-HELD_OUT]),
+        Split(split.images[-HELD_OUT:], split.labels[-HELD_OUT:]),
     )
     print(table(run(config, data, args.out, args.seeds)), end="")
 

@@ -24,6 +24,7 @@ from hiddenfold.sw.search.generators import GENERATORS
 
 __all__ = [
     "DATASETS",
+    "FOLDERS",
     "ModelConfig",
     "PhaseConfig",
     "SearchConfig",
@@ -34,8 +35,16 @@ __all__ = [
     "parse_config",
 ]
 
-# Number of classes and image size of every data set the search can read.
-DATASETS = {"cifar100": (100, 32), "imagenet": (1000, 224)}
+# What is known of every data set the search can read: number of classes and image size.
+DATASETS: dict[str, dict[str, int]] = {
+    "cifar10": {"classes": 10, "image": 32},
+    "cifar100": {"classes": 100, "image": 32},
+    "imagenet": {"classes": 1000, "image": 224},
+    "folder": {},
+}
+# Those that are folders of pictures, which are scaled to any of these sizes.
+FOLDERS = ("imagenet", "folder")
+SIZES = range(16, 225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +185,8 @@ class TrainConfig:
     `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
     `precision` is the type of activations and effective weights, "fp32", "bf16" or "auto" (bf16
     where the machine gains from it); scores stay float32.
+    `crop` is "padded" (the image, moved by up to `crop_padding` pixels) or "resized" (a part of
+    random size and shape, for data sets of picture files).
     `eval_every` is in epochs; the last epoch is always evaluated.
     """
 
@@ -188,6 +199,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     warmup: float = 1.0
     label_smoothing: float = 0.1
+    crop: str = "padded"
     crop_padding: int = 4
     flip: bool = True
     precision: str = "auto"
@@ -205,6 +217,7 @@ class TrainConfig:
         _range("train.weight_decay", self.weight_decay, 0.0, 1.0)
         _range("train.warmup", self.warmup, 0.0, float(self.epochs))
         _range("train.label_smoothing", self.label_smoothing, 0.0, 0.9)
+        _one_of("train.crop", self.crop, ("padded", "resized"))
         _at_least("train.crop_padding", self.crop_padding, 0)
         _at_least("train.seed", self.seed, 0)
         _at_least("train.eval_every", self.eval_every, 1)
@@ -226,19 +239,33 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """A whole search: data set, network, training."""
+    """A whole search: data set, size of its images in pixels, network, training."""
 
     dataset: str
+    image: int
     model: ModelConfig
     train: TrainConfig
 
     def __post_init__(self) -> None:
-        _one_of("dataset", self.dataset, tuple(DATASETS))
-        classes = DATASETS[self.dataset][0]
-        if self.model.classes != classes:
+        known = DATASETS[self.dataset]
+        self._as_known("model.classes", self.model.classes, known.get("classes"))
+        if self.dataset not in FOLDERS:
+            self._as_known("image", self.image, known["image"])
+            if self.train.crop != "padded":
+                raise ValueError(
+                    f"Key 'train.crop' must be 'padded' for dataset {self.dataset!r}, "
+                    f"not {self.train.crop!r}"
+                )
+        elif self.image not in SIZES:
             raise ValueError(
-                f"Key 'model.classes' must be {classes} for dataset {self.dataset!r}, "
-                f"not {self.model.classes!r}"
+                f"Key 'image' must be {SIZES[0]} to {SIZES[-1]} for dataset {self.dataset!r}, "
+                f"not {self.image!r}"
+            )
+
+    def _as_known(self, key: str, value: int, known: int | None) -> None:
+        if known is not None and value != known:
+            raise ValueError(
+                f"Key {key!r} must be {known} for dataset {self.dataset!r}, not {value!r}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -292,23 +319,29 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand(data: Any) -> Any:
-    """`data` with the data set's classes, and stages and stem in place of an architecture."""
-    model = data.get("model") if isinstance(data, dict) else None
-    if not isinstance(model, dict):
+    """`data` with what the data set tells, and with stages and stem in place of an architecture."""
+    if not isinstance(data, dict):
         return data
-    model = dict(model)
     dataset = data.get("dataset")
-    known = isinstance(dataset, str) and dataset in DATASETS
-    if known:
-        model.setdefault("classes", DATASETS[dataset][0])
+    known: dict[str, int] = {}
+    if isinstance(dataset, str):
+        _one_of("dataset", dataset, tuple(DATASETS))
+        known = DATASETS[dataset]
+    if "image" in known:
+        data = {"image": known["image"], **data}
+    if not isinstance(data.get("model"), dict):
+        return data
+    model = dict(data["model"])
+    if "classes" in known:
+        model.setdefault("classes", known["classes"])
     if "architecture" in model:
         name = _typed("model.architecture", model.pop("architecture"), str)
         _one_of("model.architecture", name, tuple(ARCHITECTURES))
         if "stages" in model:
             raise ValueError("Key 'model.stages' must be left out where 'model.architecture' is")
         model["stages"] = stages(name, _stage_numbers(model.pop("folded", [])))
-        if known:
-            model.setdefault("stem", stem(DATASETS[dataset][1]))
+        if type(data.get("image")) is int:
+            model.setdefault("stem", stem(data["image"]))
     elif "folded" in model:
         raise ValueError(
             "Key 'model.folded' is for 'model.architecture'; a stage has its own key 'folded'"

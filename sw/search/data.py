@@ -1,139 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-100 as uint8 tensors, with vectorised augmentation."""
+"""Labelled images as uint8 tensors, with vectorised augmentation."""
 
 from __future__ import annotations
 
-import pickle
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from hiddenfold.sw.search.cifar import CIFAR10, CIFAR100
+from hiddenfold.sw.search.config import FOLDERS, SearchConfig
+from hiddenfold.sw.search.folder import Pictures, list_pictures
+
 __all__ = [
+    "Pixels",
     "Split",
     "augment",
-    "batches",
-    "load_cifar100",
-    "load_class_names",
+    "load_data",
     "load_split",
     "resize",
     "to_float",
 ]
 
-_FOLDER = "cifar-100-python"
-_ARCHIVE = "cifar-100-python.tar.gz"
-_IMAGES = {"train": 50_000, "test": 10_000}
-_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+_CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+# A folder whose pictures need no more memory than this is decoded once.
+_MEMORY = 2 << 30
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, 3, H, W] and labels int64 [N]."""
+    """Images uint8 [N, 3, H, W], labels int64 [N], and the classes' names where they are known.
 
-    images: Tensor
+    Images that do not fit into memory are `Pictures`, which decode what an index asks for.
+    """
+
+    images: Tensor | Pictures
     labels: Tensor
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: str | torch.device) -> Split:
+        """The split on a device; pictures are decoded where they are."""
+        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
+        return replace(self, images=images, labels=self.labels.to(device))
 
-def load_split(dataset: str, data_dir: str | Path, split: str) -> Split:
-    """Load the "train" or "test" split of a configuration's `dataset`."""
-    _check_readable(dataset, data_dir)
-    return load_cifar100(data_dir, split)
+    def at_size(self, size: int) -> Split:
+        """The same images at `size` x `size` pixels."""
+        if isinstance(self.images, Tensor):
+            return replace(self, images=resize(self.images, size))
+        return replace(self, images=self.images.at_size(size))
+
+    def sample(self, count: int) -> Tensor:
+        """`count` images, or all if there are fewer, from everywhere in the split."""
+        count = min(count, len(self))
+        return self.images[torch.arange(count) * len(self) // count]
+
+    def augmented(
+        self,
+        index: Tensor,
+        generator: torch.Generator,
+        *,
+        padding: int,
+        flip: bool,
+        crop: str = "padded",
+    ) -> Tensor:
+        """The images of `index`, augmented: see `TrainConfig` for `crop`."""
+        if crop == "resized":
+            if isinstance(self.images, Tensor):
+                raise ValueError("Images in memory have no resized crops")
+            return augment(self.images.random_crops(index, generator), 0, flip, generator)
+        return augment(self.images[index], padding, flip, generator)
 
 
-def load_class_names(dataset: str, data_dir: str | Path) -> tuple[str, ...]:
-    """The class names of a configuration's `dataset`, in the order of the labels."""
-    _check_readable(dataset, data_dir)
-    return _cifar100_class_names(data_dir)
+class Pixels:
+    """Some of a split's images as models take them: slices are arrays uint8 [n, H, W, 3]."""
+
+    def __init__(self, images: Tensor | Pictures, chosen: slice = slice(None)) -> None:
+        self._images = images
+        self._numbers = range(len(images))[chosen]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
+        numbers = self._numbers[index]
+        part = self._images[numbers.start : numbers.stop : numbers.step]
+        return np.ascontiguousarray(part.cpu().numpy().transpose(0, 2, 3, 1))
 
 
-def _check_readable(dataset: str, data_dir: str | Path) -> None:
-    if dataset != "cifar100":
-        raise ValueError(f"Dataset to read from {data_dir} must be 'cifar100', not {dataset!r}")
+def load_data(config: SearchConfig, data_dir: str | Path) -> tuple[Split, Split]:
+    """Training and test split for a search; `ValueError` when they do not fit the configuration.
 
-
-def load_cifar100(data_dir: str | Path, split: str) -> Split:
-    """Load the "train" or "test" split.
-
-    `data_dir` is the extracted folder (with the files `train`, `test` and `meta`), the folder above
-    it, or a folder holding the official archive `cifar-100-python.tar.gz`. Raises `ValueError`
-    when the data are missing or damaged.
+    Images have the configuration's size and are in memory, unless they are `Pictures`.
     """
-    if split not in _IMAGES:
-        raise ValueError(f"Split must be one of 'train', 'test', not {split!r}")
-    table = _read(Path(data_dir), split)
-    count = _IMAGES[split]
-    try:
-        pixels = np.asarray(table["data"])
-        labels = np.asarray(table["fine_labels"], dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"CIFAR-100 file '{split}' in {data_dir} is damaged: {error!r}") from error
-    if pixels.dtype != np.uint8 or pixels.shape != (count, 3072) or labels.shape != (count,):
+    training = load_split(config.dataset, data_dir, "train", config.image)
+    test = load_split(config.dataset, data_dir, "test", config.image)
+    if training.classes != test.classes:
+        differ = sorted(set(training.classes) ^ set(test.classes))
         raise ValueError(
-            f"CIFAR-100 file '{split}' in {data_dir} must hold {count} images of 3072 bytes, "
-            f"not {pixels.dtype} {pixels.shape} with {labels.shape} labels"
+            f"{data_dir}: training and test split must have the same classes, but only one of "
+            f"them has {', '.join(differ[:5])}"
         )
-    if labels.min() < 0 or labels.max() > 99:
-        raise ValueError(f"CIFAR-100 file '{split}' in {data_dir} has labels outside 0 to 99")
-    return Split(
-        torch.from_numpy(pixels.reshape(count, 3, 32, 32).copy()), torch.from_numpy(labels)
-    )
+    if len(training.classes) != config.model.classes:
+        raise ValueError(
+            f"Key 'model.classes' must be {len(training.classes)} for the data in {data_dir}, "
+            f"not {config.model.classes}"
+        )
+    if config.train.crop == "padded":
+        training = _in_memory(training)
+    return training, _in_memory(test)
 
 
-def _cifar100_class_names(data_dir: str | Path) -> tuple[str, ...]:
-    """The 100 class names, in the order of the labels; see `load_cifar100` for `data_dir`."""
-    names = _read(Path(data_dir), "meta").get("fine_label_names")
-    if not isinstance(names, list) or len(names) != 100:
-        raise ValueError(f"CIFAR-100 file 'meta' in {data_dir} must hold 100 class names")
-    return tuple(str(name) for name in names)
+def load_split(dataset: str, data_dir: str | Path, split: str, size: int) -> Split:
+    """The split "train" or "test" of a `dataset` (see `DATASETS`) at `size` x `size` pixels.
+
+    `data_dir` holds the official files of CIFAR, or for ImageNet and other pictures the folders
+    `train/CLASS` and `val/CLASS`. Raises `ValueError` when data are missing or damaged.
+    """
+    if dataset in _CIFAR:
+        cifar = _CIFAR[dataset]
+        images, labels = cifar.load(data_dir, split)
+        names = cifar.class_names(data_dir)
+        return Split(torch.from_numpy(images.copy()), torch.from_numpy(labels), names)
+    if dataset in FOLDERS:
+        paths, labels, names = list_pictures(data_dir, split)
+        return Split(Pictures(paths, size), torch.from_numpy(labels), names)
+    known = ", ".join(repr(name) for name in (*_CIFAR, *FOLDERS))
+    raise ValueError(f"Dataset to read from {data_dir} must be one of {known}, not {dataset!r}")
 
 
-def _read(data_dir: Path, name: str) -> Any:
-    places = [data_dir / name, data_dir / _FOLDER / name]
-    try:
-        for place in places:
-            if place.is_file():
-                with place.open("rb") as file:
-                    return _Unpickler(file, encoding="latin1").load()
-        archive = data_dir / _ARCHIVE
-        if archive.is_file():
-            with tarfile.open(archive) as tar:
-                member = tar.extractfile(f"{_FOLDER}/{name}")
-                assert member is not None
-                return _Unpickler(member, encoding="latin1").load()
-    except (pickle.UnpicklingError, tarfile.TarError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"CIFAR-100 file '{name}' in {data_dir} is damaged: {error}") from error
-    raise ValueError(
-        f"CIFAR-100 not found in {data_dir}: expected '{_FOLDER}/{name}' or '{_ARCHIVE}' there; "
-        f"the official download is {_SOURCE}"
-    )
-
-
-class _Unpickler(pickle.Unpickler):
-    """Accepts what the CIFAR pickles need (a numpy array in dicts and lists), nothing else."""
-
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        if module.startswith("numpy.core"):
-            module = module.replace("numpy.core", "numpy._core")
-        return super().find_class(module, name)
+def _in_memory(split: Split) -> Split:
+    """The split with its pictures decoded, if they are not too many."""
+    if isinstance(split.images, Tensor) or np.prod(split.images.shape) > _MEMORY:
+        return split
+    return replace(split, images=split.images[:])
 
 
 def resize(images: Tensor, size: int, chunk: int = 5000) -> Tensor:
@@ -168,13 +174,3 @@ def augment(images: Tensor, padding: int, flip: bool, generator: torch.Generator
     index = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     index = index.reshape(n, 1, height * width).expand(n, channels, height * width)
     return padded.reshape(n, channels, -1).gather(2, index).reshape(images.shape)
-
-
-def batches(
-    split: Split, batch: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled full batches of one epoch; the images left over are dropped."""
-    order = torch.randperm(len(split), generator=generator).to(split.images.device)
-    for index in order.split(batch):
-        if len(index) == batch:
-            yield split.images[index], split.labels[index]

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from hiddenfold.sw import signs
 from hiddenfold.sw.affine import Affine
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
-from hiddenfold.sw.search.config import DATASETS
-from hiddenfold.sw.search.data import load_class_names, load_split, resize
+from hiddenfold.sw.search.data import load_data
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
@@ -60,19 +59,17 @@ def export_run(
             f"{config.model.generator!r}: a model file holds a seed, and only the signs of 'lfsr' "
             "can be made from it"
         )
-    size = DATASETS[config.dataset][1]
-    names = load_class_names(config.dataset, data_dir)
-    training = load_split(config.dataset, data_dir, "train").images[:REFRESH_IMAGES]
-    training = resize(training, size)
-    test = load_split(config.dataset, data_dir, "test")
-    refresh_batch_norms(network, training, config.train.crop_padding, config.train)
+    training, test = load_data(config, data_dir)
+    size = config.image
+    images = training.sample(REFRESH_IMAGES)
+    refresh_batch_norms(network, images, config.train.crop_padding, config.train)
     network.eval()
-    model = build_model(network, config.dataset, names, (size, size), act_bits)
+    model = build_model(network, config.dataset, training.classes, (size, size), act_bits)
     constants = fold_batch_norms(network)
-    best = FloatNetwork(model, constants).logits(resize(test.images, size)).argmax(1)
+    best = FloatNetwork(model, constants).logits(test.images).argmax(1)
     top1 = 100.0 * float((best == test.labels).double().mean())
     model = dataclasses.replace(
-        quantize(model, constants, training[:CALIBRATION_IMAGES]),
+        quantize(model, constants, training.sample(CALIBRATION_IMAGES)),
         accuracy={"float": top1, "golden": None},
         provenance={"epochs": str(len(log)), "config": config.model.name},
     )

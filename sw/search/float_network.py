@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiddenfold.sw.model import Classifier, Conv, Execution, MaxPool, Model, Unfold
+from hiddenfold.sw.search.folder import Pictures
 
 __all__ = [
     "FloatConstants",
@@ -128,9 +129,10 @@ class FloatNetwork:
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._device)
 
-    def logits(self, images: Tensor, batch: int = 250) -> Tensor:
+    def logits(self, images: Tensor | Pictures, batch: int = 250) -> Tensor:
         """Logits float32 [N, classes] on the CPU, computed `batch` images at a time."""
-        return torch.cat([self.forward(part).cpu() for part in images.split(batch)])
+        starts = range(0, len(images), batch)
+        return torch.cat([self.forward(images[i : i + batch]).cpu() for i in starts])
 
     @torch.no_grad()
     def forward(self, images: Tensor, observe: Observer | None = None) -> Tensor:

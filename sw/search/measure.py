@@ -25,7 +25,8 @@ def accuracy(
     with torch.no_grad():
         for start in range(0, len(split), batch):
             chosen = slice(start, start + batch)
-            best = model(to_float(split.images[chosen], dtype)).topk(5).indices
+            logits = model(to_float(split.images[chosen].to(split.labels.device), dtype))
+            best = logits.topk(min(5, logits.shape[1])).indices
             match = best.eq(split.labels[chosen, None])
             hits += torch.tensor([match[:, 0].sum(), match.sum()])
     model.train(was_training)

@@ -19,7 +19,7 @@ from hiddenfold.sw.model import (
 )
 from hiddenfold.sw.model_summary import dense_parameters
 from hiddenfold.sw.search.architectures import stages
-from hiddenfold.sw.search.config import DATASETS, ModelConfig, SearchConfig, StageConfig
+from hiddenfold.sw.search.config import ModelConfig, SearchConfig, StageConfig
 
 __all__ = ["plan", "plan_search"]
 
@@ -67,7 +67,7 @@ def plan(
 
 def plan_search(search: SearchConfig) -> Model:
     """The model that a search will make, with numbers for labels and activations of 8 bits."""
-    size = DATASETS[search.dataset][1]
+    size = search.image
     labels = tuple(map(str, range(search.model.classes)))
     return plan(search.model, search.dataset, labels, (size, size), ACT_BITS)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.search import precision
 from hiddenfold.sw.search.config import SearchConfig, parse_config
-from hiddenfold.sw.search.data import Split, augment, resize, to_float
+from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
@@ -82,9 +82,13 @@ class Search:
         with bar:
             while self.step < steps:
                 chosen = order[self.step * settings.batch :][: settings.batch]
-                moved = augment(
-                    training.images[chosen], padding, settings.flip, self._generator(self.step)
-                )
+                moved = training.augmented(
+                    chosen,
+                    self._generator(self.step),
+                    padding=padding,
+                    flip=settings.flip,
+                    crop=settings.crop,
+                ).to(self.device)
                 self._set_rate(self.epoch + (self.step + 0.5) / steps)
                 self._total += self._train(to_float(moved, self.dtype), training.labels[chosen])
                 self.step += 1
@@ -100,10 +104,9 @@ class Search:
         self.epoch += 1
         top1 = top5 = math.nan
         if self.epoch % settings.eval_every == 0 or self.epoch == settings.epochs:
-            chosen_images = training.images[:REFRESH_IMAGES]
-            refresh_batch_norms(self.model, chosen_images, padding, settings, self.dtype)
-            resized = Split(resize(test.images, size), test.labels)
-            top1, top5 = accuracy(self.model, resized, dtype=self.dtype)
+            sample = training.sample(REFRESH_IMAGES).to(self.device)
+            refresh_batch_norms(self.model, sample, padding, settings, self.dtype)
+            top1, top5 = accuracy(self.model, test.at_size(size), dtype=self.dtype)
         loss, hits = (self._total / steps).tolist()
         row = {
             "epoch": self.epoch,
@@ -142,7 +145,7 @@ class Search:
 
     def _at_size(self, split: Split, size: int) -> Split:
         if self._resized is None or self._resized[0] != size:
-            self._resized = size, Split(resize(split.images, size), split.labels)
+            self._resized = size, split.at_size(size)
         return self._resized[1]
 
     def save(self, path: Path) -> None:

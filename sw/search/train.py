@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hiddenfold.sw.search.config import SearchConfig
-from hiddenfold.sw.search.data import Split, load_split
+from hiddenfold.sw.search.data import Split, load_data
+from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.run_directory import RunDirectory
 from hiddenfold.sw.search.state import Row, Search
 from hiddenfold.sw.search.warm_start import warm_start
@@ -42,16 +43,13 @@ def train(
         )
     run = RunDirectory(out_dir, resume)
     if data is None:
-        train_split, test_split = (
-            load_split(config.dataset, data_dir, split) for split in ("train", "test")
-        )
-        data = train_split, test_split
-    training, test = (Split(s.images.to(device), s.labels.to(device)) for s in data)
+        data = load_data(config, data_dir)
+    training, test = (split.to(device) for split in data)
     search = Search(config, device)
     if resume:
         search.load(run.checkpoint)
     elif start_from is not None:
-        warm_start(search, start_from, training.images)
+        warm_start(search, start_from, training.sample(REFRESH_IMAGES))
     run.open(config)
     while search.epoch < config.train.epochs and not stop():
         row = search.run_epoch(training, test, stop)

@@ -23,7 +23,6 @@ from hiddenfold.sw.model import Execution, Model
 from hiddenfold.sw.search.config import ModelConfig
 from hiddenfold.sw.search.data import augment, resize, to_float
 from hiddenfold.sw.search.float_network import FloatConstants, load_constants
-from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.optimizer import make_optimizer
 from hiddenfold.sw.search.plan import plan
@@ -56,7 +55,7 @@ def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
         for _, layer in conv_layers(search.model):
             _deal_scores(layer, model)
         settings, size = search.config.train, search.config.train.size_of(0)
-        images = resize(images[:REFRESH_IMAGES], size)
+        images = resize(images, size)
         padding = round(settings.crop_padding * size / model.image[1])
         generator = torch.Generator().manual_seed(settings.seed)
         moved = augment(images, padding, settings.flip, generator)

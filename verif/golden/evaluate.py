@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,18 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: Model, images: ArrayLike, labels: ArrayLike, batch: int = 100
+    model: Model, images: Sequence[ArrayLike], labels: ArrayLike, batch: int = 100
 ) -> dict[str, Any]:
     """Classify images uint8 [N, H, W, 3] and compare with labels [N].
+
+    `images` may be anything that has a length and whose slices are such arrays.
 
     Returns `backend` ("golden"), `images` (N), `top1` and `top5` in percent, `seconds` of the
     classification alone, and `images_per_second`. Progress goes to stderr.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"Labels must have the shape {images.shape[:1]}, not {labels.shape}")
+    labels = np.asarray(labels)
+    if labels.shape != (len(images),):
+        raise ValueError(f"Labels must have the shape {(len(images),)}, not {labels.shape}")
     if batch < 1:
         raise ValueError(f"Batch must be at least 1, not {batch}")
     golden = Golden(model)

@@ -19,7 +19,7 @@ COUNT = 10_000
 @pytest.fixture(scope="module")
 def wide_hfn(tmp_path_factory):
     """The tiny network for 32 x 32 pictures, with float constants beside it."""
-    model = dataclasses.replace(tiny_model(), image=(32, 32))
+    model = dataclasses.replace(tiny_model(), dataset="cifar100", image=(32, 32))
     path = tmp_path_factory.mktemp("wide") / "wide.hfn"
     model.save(path)
     constants = [
@@ -42,6 +42,8 @@ def data(tmp_path_factory):
         "fine_labels": rng.integers(0, 7, COUNT).tolist(),
     }
     (folder / "test").write_bytes(pickle.dumps(table, protocol=4))
+    meta = {"fine_label_names": [f"label {i}" for i in range(100)]}
+    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=4))
     return folder
 
 

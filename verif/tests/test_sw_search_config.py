@@ -74,6 +74,21 @@ def test_architecture_stands_for_stages_and_stem() -> None:
     assert [(s.block, s.blocks, s.mid) for s in config.stages] == [("basic", 2, 0)] * 4
 
 
+def test_size_of_pictures_chooses_the_stem() -> None:
+    model = {"name": "x", "architecture": "resnet18", "classes": 7}
+    for image, stride in ((16, 1), (64, 1), (96, 2), (224, 2)):
+        config = parse_config(GOOD | {"dataset": "folder", "image": image, "model": model})
+        assert (config.image, config.model.classes) == (image, 7)
+        assert config.model.stem.stride == stride and config.model.stem.pool == (stride == 2)
+    for image in (15, 225):
+        message = f"^Key 'image' must be 16 to 224 for dataset 'folder', not {image}$"
+        with pytest.raises(ValueError, match=message):
+            parse_config(GOOD | {"dataset": "folder", "image": image, "model": model})
+    del model["classes"]
+    with pytest.raises(ValueError, match=r"^Key 'model\.classes' is missing$"):
+        parse_config(GOOD | {"dataset": "folder", "image": 64, "model": model})
+
+
 def test_base_holds_where_the_file_has_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "recipes"
     folder.mkdir()
@@ -107,7 +122,12 @@ def change(path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "error", "message"),
     [
-        ("datset", "x", ValueError, "Key 'datset' is unknown; allowed: dataset, model, train"),
+        (
+            "datset",
+            "x",
+            ValueError,
+            "Key 'datset' is unknown; allowed: dataset, image, model, train",
+        ),
         (
             "model/stem/width",
             3,
@@ -118,7 +138,22 @@ def change(path: str, value: object) -> dict:
             "dataset",
             "mnist",
             ValueError,
-            "Key 'dataset' must be one of 'cifar100', 'imagenet', not 'mnist'",
+            "Key 'dataset' must be one of 'cifar10', 'cifar100', 'imagenet', 'folder', not 'mnist'",
+        ),
+        ("dataset", "folder", ValueError, "Key 'image' is missing"),
+        ("image", 64, ValueError, "Key 'image' must be 32 for dataset 'cifar100', not 64"),
+        ("image", "32", TypeError, "Key 'image' must be of type int, not '32'"),
+        (
+            "train/crop",
+            "resized",
+            ValueError,
+            "Key 'train.crop' must be 'padded' for dataset 'cifar100', not 'resized'",
+        ),
+        (
+            "train/crop",
+            "random",
+            ValueError,
+            "Key 'train.crop' must be one of 'padded', 'resized', not 'random'",
         ),
         ("dataset", KeyError, ValueError, "Key 'dataset' is missing"),
         ("model/name", KeyError, ValueError, "Key 'model.name' is missing"),
@@ -247,13 +282,13 @@ def test_base_errors(tmp_path: Path) -> None:
     assert message().startswith(f"base {base}: Invalid value")
     base.write_text('base = "other.toml"\n')
     assert message() == f"base {base} must not have a base itself, not 'other.toml'"
-    base.write_text('dataset = "mnist"\n')
+    base.write_text('dataset = "cifar10"\n')
     assert message() == "Key 'model' is missing"
 
 
 def test_file_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
-    path.write_text('dataset = "mnist"\n')
+    path.write_text('dataset = "cifar10"\n')
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: Key 'model' is missing$"):
         load_config(path)
     path.write_text("dataset = \n")

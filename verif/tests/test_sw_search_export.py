@@ -14,6 +14,7 @@ import torch
 from hiddenfold.sw.affine import SHIFTS
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.search import data as data_module
+from hiddenfold.sw.search.cifar import CIFAR100
 from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig, parse_config
 from hiddenfold.sw.search.data import to_float
 from hiddenfold.sw.search.export import build_model, export_run, fold_batch_norms, quantize
@@ -214,7 +215,8 @@ def test_float_constants_file(tmp_path: Path) -> None:
 
 def test_export_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a data directory to a model file, as the command line does it."""
-    monkeypatch.setattr(data_module, "_IMAGES", {"train": 128, "test": 40})
+    small = dataclasses.replace(CIFAR100, images={"train": 128, "test": 40})
+    monkeypatch.setitem(data_module._CIFAR, "cifar100", small)
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
     generator = np.random.default_rng(0)

@@ -72,6 +72,6 @@ def test_inspect_of_a_configuration_for_people(capsys) -> None:
 
 def test_inspect_refuses_a_bad_configuration(capsys, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
-    path.write_text('dataset = "mnist"\n')
+    path.write_text('dataset = "cifar10"\n')
     assert main(["inspect", str(path)]) == 2
     assert f"{path}: Key 'model' is missing" in capsys.readouterr().err

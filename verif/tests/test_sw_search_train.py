@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data loading, augmentation, a tiny search on synthetic data, and exact resuming."""
 
-import pickle
 import re
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from hiddenfold.sw.search import data as data_module
+from hiddenfold.sw.search import data
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
-from hiddenfold.sw.search.data import Split, augment, batches, load_cifar100, resize, to_float
+from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.measure import refresh_batch_norms
 from hiddenfold.sw.search.optimizer import learning_rate_factor
 from hiddenfold.sw.search.precision import resolve
@@ -103,7 +100,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
         pass
 
     calls = 0
-    original = data_module.augment
+    original = data.augment
 
     def crash_later(*args):
         nonlocal calls
@@ -113,7 +110,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
         return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hiddenfold.sw.search.state.augment", crash_later)
+        patch.setattr("hiddenfold.sw.search.data.augment", crash_later)
         with pytest.raises(Crash):
             train(config, "", tmp_path / "parts", resume=True, data=split)
     torch.manual_seed(99)
@@ -180,85 +177,3 @@ def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
     variances = [part.var((0, 2, 3)) for part in values.split(4)]
     assert torch.allclose(norm.running_var, (variances[0] + variances[1]) / 2)
     assert norm.momentum == 0.3 and not model.training
-
-
-def test_augment_shifts_and_mirrors() -> None:
-    image = torch.arange(1, 3 * 5 * 6 + 1, dtype=torch.uint8).reshape(1, 3, 5, 6)
-    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))[0]
-    allowed = set()
-    for y in range(5):
-        for x in range(5):
-            crop = padded[:, y : y + 5, x : x + 6]
-            allowed |= {crop.numpy().tobytes(), crop.flip(2).numpy().tobytes()}
-    generator = torch.Generator().manual_seed(3)
-    seen = {
-        part.contiguous().numpy().tobytes()
-        for part in augment(image.repeat(2000, 1, 1, 1), 2, True, generator)
-    }
-    assert seen == allowed
-    assert torch.equal(augment(image, 0, False, generator), image)
-
-
-def test_batches_are_a_permutation() -> None:
-    split = Split(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1), torch.arange(10))
-    parts = list(batches(split, 4, torch.Generator().manual_seed(0)))
-    assert [len(labels) for _, labels in parts] == [4, 4]
-    labels = torch.cat([labels for _, labels in parts])
-    assert len(set(labels.tolist())) == 8
-    assert torch.equal(torch.cat([images for images, _ in parts]).flatten(), labels)
-
-
-def test_resize_and_to_float() -> None:
-    images = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
-    assert torch.equal(resize(images, 16), images[:, :, :16, :16])
-    assert resize(images, 32) is images
-    assert to_float(images).max() == np.float32(200 / 255)
-
-
-def write_pickles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files like the official ones, with 3 training images and 2 test images."""
-    monkeypatch.setattr(data_module, "_IMAGES", {"train": 3, "test": 2})
-    folder.mkdir(parents=True)
-    for name, count in (("train", 3), ("test", 2)):
-        pixels = np.arange(count * 3072, dtype=np.uint32).astype(np.uint8).reshape(count, 3072)
-        table = {"data": pixels, "fine_labels": list(range(count)), "filenames": ["x"] * count}
-        (folder / name).write_bytes(pickle.dumps(table, protocol=2))
-
-
-def test_cifar_is_found_in_all_three_places(tmp_path: Path, monkeypatch) -> None:
-    folder = tmp_path / "a" / "cifar-100-python"
-    write_pickles(folder, monkeypatch)
-    archive = tmp_path / "b"
-    archive.mkdir()
-    with tarfile.open(archive / "cifar-100-python.tar.gz", "w:gz") as tar:
-        tar.add(folder, "cifar-100-python")
-    for place in (folder, tmp_path / "a", archive):
-        split = load_cifar100(place, "train")
-        assert split.images.shape == (3, 3, 32, 32) and split.labels.tolist() == [0, 1, 2]
-        # Planes red, green, blue, each row by row.
-        assert split.images[0, 1, 2, 3] == (1024 + 2 * 32 + 3) % 256
-    assert len(load_cifar100(folder, "test")) == 2
-
-
-def test_cifar_errors(tmp_path: Path, monkeypatch) -> None:
-    message = (
-        f"CIFAR-100 not found in {tmp_path}: expected 'cifar-100-python/train' or "
-        "'cifar-100-python.tar.gz' there; the official download is "
-        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        load_cifar100(tmp_path, "train")
-    with pytest.raises(ValueError, match="^Split must be one of 'train', 'test', not 'dev'$"):
-        load_cifar100(tmp_path, "dev")
-    folder = tmp_path / "cifar-100-python"
-    write_pickles(folder, monkeypatch)
-    damaged = f"^CIFAR-100 file 'train' in {re.escape(str(tmp_path))} is damaged: "
-    good = (folder / "train").read_bytes()
-    for bad in (b"", good[:100], b"hello", pickle.dumps({}), pickle.dumps(Path("x"))):
-        (folder / "train").write_bytes(bad)
-        with pytest.raises(ValueError, match=damaged):
-            load_cifar100(tmp_path, "train")
-    monkeypatch.setattr(data_module, "_IMAGES", {"train": 4, "test": 2})
-    (folder / "train").write_bytes(good)
-    with pytest.raises(ValueError, match="must hold 4 images of 3072 bytes, not uint8"):
-        load_cifar100(tmp_path, "train")
