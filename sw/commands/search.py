@@ -63,8 +63,7 @@ def register(commands: Any) -> None:
         metavar="N",
         type=at_least(1),
         choices=range(1, 9),
-        default=8,
-        help="bits of the activations, 1 to 8 (default: 8)",
+        help="bits of the activations, 1 to 8 (default: those of the search, 8 if it had none)",
     )
     parser.add_argument(
         "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"

@@ -25,6 +25,7 @@ from hiddenfold.sw.search.generators import GENERATORS
 __all__ = [
     "DATASETS",
     "FOLDERS",
+    "SHORTCUT_BITS",
     "ModelConfig",
     "PhaseConfig",
     "SearchConfig",
@@ -45,6 +46,9 @@ DATASETS: dict[str, dict[str, int]] = {
 # Those that are folders of pictures, which are scaled to any of these sizes.
 FOLDERS = ("imagenet", "folder")
 SIZES = range(16, 225)
+
+# A projection shortcut is added, never multiplied by the array: 8 bits of it cost no cycles.
+SHORTCUT_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +118,10 @@ class ModelConfig:
     `weight_signs`); a network of another one than "lfsr" cannot be exported. `dense_reference`
     names the architecture whose float32 size the network is compared with; "" is the network
     itself, not folded.
-    `free_eighths` says how many of 8 neighbouring channels have a stored mask bit (docs/spec.md
-    section 2.1): 4, 2 or 1 for partly frozen masks. Stem, classifier and layers of fewer than
-    `free_from` weights keep whole masks.
+    `act_bits` is the width of the activations that the network is searched with (1 to 8, with
+    learned clipping), 0 for real numbers. `free_eighths` says how many of 8 neighbouring channels
+    have a stored mask bit (docs/spec.md section 2.1): 4, 2 or 1 for partly frozen masks. Stem,
+    classifier and layers of fewer than `free_from` weights keep whole masks.
     """
 
     name: str
@@ -130,6 +135,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     generator: str = "lfsr"
     dense_reference: str = ""
+    act_bits: int = 0
     free_eighths: int = 8
     free_from: int = 16384
 
@@ -148,6 +154,7 @@ class ModelConfig:
         _one_of("model.affine", self.affine, ("recurrent", "all", "none"))
         _one_of("model.generator", self.generator, GENERATORS)
         _one_of("model.dense_reference", self.dense_reference, ("", *ARCHITECTURES))
+        _range("model.act_bits", self.act_bits, 0, 8)
         _one_of("model.free_eighths", self.free_eighths, FREE_EIGHTHS)
         _at_least("model.free_from", self.free_from, 0)
         # Half of the frozen weights are kept; the free ones make up the difference.
@@ -186,7 +193,8 @@ class TrainConfig:
     `precision` is the type of activations and effective weights, "fp32", "bf16" or "auto" (bf16
     where the machine gains from it); scores stay float32.
     `crop` is "padded" (the image, moved by up to `crop_padding` pixels) or "resized" (a part of
-    random size and shape, for data sets of picture files).
+    random size and shape, for data sets of picture files). `quantize_from` is the epoch (from 0)
+    with which activations of `model.act_bits` bits begin.
     `eval_every` is in epochs; the last epoch is always evaluated.
     """
 
@@ -204,6 +212,7 @@ class TrainConfig:
     flip: bool = True
     precision: str = "auto"
     seed: int = 0
+    quantize_from: int = 0
     eval_every: int = 1
 
     def __post_init__(self) -> None:
@@ -220,6 +229,7 @@ class TrainConfig:
         _one_of("train.crop", self.crop, ("padded", "resized"))
         _at_least("train.crop_padding", self.crop_padding, 0)
         _at_least("train.seed", self.seed, 0)
+        _range("train.quantize_from", self.quantize_from, 0, self.epochs - 1)
         _at_least("train.eval_every", self.eval_every, 1)
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
 

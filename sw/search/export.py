@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hiddenfold.sw import signs
 from hiddenfold.sw.affine import Affine
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
+from hiddenfold.sw.search.activation import Activation
 from hiddenfold.sw.search.data import load_data
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
@@ -39,20 +40,24 @@ SAMPLES = 1 << 18
 def export_run(
     run_dir: str | Path,
     data_dir: str | Path,
-    act_bits: int = 8,
+    act_bits: int | None = None,
     output: str | Path | None = None,
 ) -> Model:
     """The model of a run, quantized with activations of `act_bits` bits (1 .. 8).
 
+    None stands for those of the search, with the scales that it has learned, or 8 if it had real
+    numbers; with any other width the scales are chosen anew.
     Measures the batch norms anew and calibrates, both on training images, and notes the float
     accuracy on the test images. With `output` the model is saved there, and its float constants
     beside it.
     """
-    if isinstance(act_bits, bool) or not isinstance(act_bits, int):
+    if act_bits is not None and (isinstance(act_bits, bool) or not isinstance(act_bits, int)):
         raise TypeError(f"Activation bits must be an integer, not {act_bits!r}")
-    if not 1 <= act_bits <= 8:
+    if act_bits is not None and not 1 <= act_bits <= 8:
         raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
     config, network, log = load_run(run_dir)
+    if act_bits is None:
+        act_bits = config.model.act_bits or 8
     if config.model.generator != "lfsr":
         raise ValueError(
             f"{run_dir}: key 'model.generator' must be 'lfsr' for an export, not "
@@ -66,6 +71,8 @@ def export_run(
     network.eval()
     model = build_model(network, config.dataset, training.classes, (size, size), act_bits)
     constants = fold_batch_norms(network)
+    if act_bits != config.model.act_bits:
+        constants = [dataclasses.replace(c, output=None) for c in constants]
     best = FloatNetwork(model, constants).logits(test.images).argmax(1)
     top1 = 100.0 * float((best == test.labels).double().mean())
     model = dataclasses.replace(
@@ -96,12 +103,15 @@ def build_model(
 
 
 def fold_batch_norms(network: FoldedResNet) -> list[FloatConstants]:
-    """Constants of every execution of a convolution, in execution order."""
+    """Constants of every execution of a convolution, in execution order.
+
+    Learned scales are those of the last forward pass.
+    """
     return [_fold(*execution) for execution in normalized_layers(network)]
 
 
 def _fold(
-    layer: MaskedConv2d, norm: nn.BatchNorm2d, relu: bool, input_unit: float
+    layer: MaskedConv2d, norm: nn.BatchNorm2d, act: Activation, input_unit: float
 ) -> FloatConstants:
     """Batch norm and weight scale as one scale and shift; `input_unit` is the value of input 1."""
     mean, variance = _float64(norm.running_mean), _float64(norm.running_var)
@@ -111,7 +121,9 @@ def _fold(
         gain, offset = gain * _float64(norm.weight), _float64(norm.bias)
     scale = gain * layer.scale * input_unit
     shift = offset - gain * mean
-    return FloatConstants(scale.astype(np.float32), shift.astype(np.float32), relu)
+    return FloatConstants(
+        scale.astype(np.float32), shift.astype(np.float32), not act.signed, act.scale
+    )
 
 
 def _float64(tensor: Tensor | None) -> NDArray[np.float64]:
@@ -122,8 +134,8 @@ def _float64(tensor: Tensor | None) -> NDArray[np.float64]:
 def quantize(model: Model, constants: list[FloatConstants], calibration: Tensor) -> Model:
     """The model with affine tables that make it approximate the float network.
 
-    `calibration` is a batch of images uint8 [N, 3, H, W]. The scale of every activation tensor is
-    chosen for the least mean square error on it.
+    `calibration` is a batch of images uint8 [N, 3, H, W]. The scale of an activation tensor is the
+    one that the search has learned, else the one with the least mean square error on the images.
     """
     statistics = _observe(model, constants, calibration)
     scales: dict[str, Scale] = {}
@@ -138,7 +150,7 @@ def quantize(model: Model, constants: list[FloatConstants], calibration: Tensor)
             assert execution.affine is not None
             c = constants[execution.affine]
             seen = statistics[execution.affine]
-            scale = choose_scale(seen.values, op.bits, signed=not c.relu)
+            scale = c.output or choose_scale(seen.values, op.bits, signed=not c.relu)
             multiplier, residual_zero = 0, 0
             if op.residual is not None:
                 residual = scales[op.residual]

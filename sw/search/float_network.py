@@ -8,6 +8,7 @@ export. For each execution of a convolution it has the constants of
     y = scale[oc] * acc + shift[oc] (+ residual), then relu unless the output is signed
 
 with acc the convolution with weights -1, 0, +1 on real activations, and the image as 0 .. 255.
+Where the search was one with quantized activations, y is then rounded and clipped as it was there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from hiddenfold.sw.model import Classifier, Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.folder import Pictures
+from hiddenfold.sw.search.quantize import Scale
 
 __all__ = [
     "FloatConstants",
@@ -40,11 +42,15 @@ Observer = Callable[[Execution, Tensor, Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class FloatConstants:
-    """Constants of one execution of a convolution: float32[Cout] each, and whether relu follows."""
+    """Constants of one execution of a convolution: float32[Cout] each, and whether relu follows.
+
+    `output` is the scale that the search has learned for the output, None for real numbers.
+    """
 
     scale: NDArray[np.float32]
     shift: NDArray[np.float32]
     relu: bool
+    output: Scale | None = None
 
 
 def constants_path(model_path: str | Path) -> Path:
@@ -59,6 +65,8 @@ def save_constants(model_path: str | Path, constants: list[FloatConstants]) -> P
     for index, c in enumerate(constants):
         arrays[f"scale{index}"] = c.scale.astype(np.float32)
         arrays[f"shift{index}"] = c.shift.astype(np.float32)
+        if c.output is not None:
+            arrays[f"output{index}"] = np.array([c.output.step, c.output.zero])
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     return path
@@ -80,7 +88,12 @@ def load_constants(model_path: str | Path, model: Model) -> list[FloatConstants]
         with np.load(path, allow_pickle=False) as arrays:
             relu = arrays["relu"]
             result = [
-                FloatConstants(arrays[f"scale{i}"], arrays[f"shift{i}"], bool(relu[i]))
+                FloatConstants(
+                    arrays[f"scale{i}"],
+                    arrays[f"shift{i}"],
+                    bool(relu[i]),
+                    _scale(arrays[f"output{i}"]) if f"output{i}" in arrays else None,
+                )
                 for i in range(len(relu))
             ]
     except (KeyError, OSError, ValueError) as error:
@@ -91,6 +104,10 @@ def load_constants(model_path: str | Path, model: Model) -> list[FloatConstants]
             f"{path} does not belong to {model_path}: channels must be {widths}, not {found}"
         )
     return result
+
+
+def _scale(values: NDArray) -> Scale:
+    return Scale(float(values[0]), int(values[1]))
 
 
 def float_logits(
@@ -108,8 +125,8 @@ def float_logits(
 class FloatNetwork:
     """Runs a model in float32 on images uint8 [N, 3, H, W].
 
-    `model` needs neither affine tables nor quantization; its bits are ignored. `constants` has
-    one entry per execution of a convolution, in execution order.
+    `model` needs neither affine tables nor quantization; its bits matter only where `constants`,
+    one entry per execution of a convolution in execution order, have an output scale.
     """
 
     def __init__(self, model: Model, constants: list[FloatConstants], device: str = "cpu") -> None:
@@ -122,7 +139,12 @@ class FloatNetwork:
             for stream in model.weight_shapes()
         }
         self._constants = [
-            (self._tensor(c.scale)[:, None, None], self._tensor(c.shift)[:, None, None], c.relu)
+            (
+                self._tensor(c.scale)[:, None, None],
+                self._tensor(c.shift)[:, None, None],
+                c.relu,
+                c.output,
+            )
             for c in constants
         ]
 
@@ -154,13 +176,17 @@ class FloatNetwork:
                     weight = weight.reshape(len(weight), kernel, kernel, 3).permute(0, 3, 1, 2)
                 y = F.conv2d(tensors[op.input], weight, stride=stride, padding=(kernel - 1) // 2)
                 assert execution.affine is not None
-                scale, shift, relu = self._constants[execution.affine]
+                scale, shift, relu, output = self._constants[execution.affine]
                 normalized = y.mul_(scale).add_(shift)
                 y = normalized if observe is None else normalized.clone()
                 if op.residual is not None:
                     y.add_(tensors[op.residual])
                 if relu:
                     y.relu_()
+                if output is not None:
+                    top = (1 << op.bits) - 1
+                    y.div_(output.step).add_(output.zero + 0.5).floor_().clamp_(0, top)
+                    y.sub_(output.zero).mul_(output.step)
                 if observe is not None:
                     observe(execution, normalized, y)
                 tensors[op.output] = y

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiddenfold.sw import signs
-from hiddenfold.sw.search.config import ModelConfig, StageConfig
+from hiddenfold.sw.search.activation import Activation, activation
+from hiddenfold.sw.search.config import SHORTCUT_BITS, ModelConfig, StageConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["Block", "FoldedResNet", "conv_layers", "macs", "normalized_layers"]
@@ -110,6 +111,8 @@ class Block(nn.Module):
         stride: int,
         iterations: int,
         affine: bool,
+        source: Activation,
+        bits: int,
     ) -> None:
         super().__init__()
         cout = stage.channels
@@ -118,9 +121,11 @@ class Block(nn.Module):
         self.iterations = iterations
         self.shortcut: MaskedConv2d | None = None
         self.shortcut_norm: nn.BatchNorm2d | None = None
+        self.shortcut_activation = activation(0, signed=True)
         if stride != 1 or cin != cout:
             self.shortcut = streams.conv(cin, cout, 1, stride)
             self.shortcut_norm = nn.BatchNorm2d(cout, affine=affine)
+            self.shortcut_activation = activation(SHORTCUT_BITS if bits else 0, signed=True)
         self.convs = _ModuleList[MaskedConv2d](
             [streams.conv(n, *shape) for n, shape in zip(inputs, shapes, strict=True)]
         )
@@ -130,18 +135,31 @@ class Block(nn.Module):
                 for _ in range(iterations)
             ]
         )
+        self.activations = _ModuleList[_ModuleList[Activation]](
+            [_ModuleList([activation(bits) for _ in shapes]) for _ in range(iterations)]
+        )
+        # What made the input; in a tuple, for it is not a part of this module.
+        self._source = (source,)
+
+    @property
+    def output(self) -> Activation:
+        """What makes the output."""
+        return list(list(self.activations)[-1])[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all iterations on `x`."""
         weights = [conv.effective_weight(x.dtype) for conv in self.convs]
         last = len(self.convs) - 1
-        for norms in self.norms:
+        (added,) = self._source
+        for norms, activations in zip(self.norms, self.activations, strict=True):
             residual = x
             if self.shortcut is not None and self.shortcut_norm is not None:
-                residual = self.shortcut_norm(self.shortcut(x))
-            for i, (conv, norm) in enumerate(zip(self.convs, norms, strict=True)):
-                x = norm(conv(x, weights[i]))
-                x = F.relu(x if i < last else x + residual, inplace=True)
+                added = self.shortcut_activation
+                residual = added(self.shortcut_norm(self.shortcut(x)))
+            for i, conv in enumerate(self.convs):
+                x = norms[i](conv(x, weights[i]))
+                x = activations[i](x) if i < last else activations[i](x + residual, added)
+            added = activations[last]
         return x
 
 
@@ -161,23 +179,28 @@ class FoldedResNet(nn.Module):
         self.stem = streams.stem(stem.channels, stem.kernel, stem.stride)
         everywhere = config.affine == "all"
         self.stem_norm = nn.BatchNorm2d(stem.channels, affine=everywhere)
+        self.stem_activation = source = activation(config.act_bits)
         self.stages = _ModuleList[_ModuleList[Block]]()
         cin = stem.channels
         for stage in config.stages:
-            blocks = _ModuleList[Block]([Block(streams, stage, cin, stage.stride, 1, everywhere)])
-            cin = stage.channels
-            rest = stage.blocks - 1
+            # Stride, iterations, and whether batch norms have a learned scale and shift.
+            shapes = [(stage.stride, 1, everywhere)]
             if stage.recurrent:
                 affine = everywhere or config.affine == "recurrent"
-                blocks.append(Block(streams, stage, cin, 1, rest, affine))
+                shapes.append((1, stage.blocks - 1, affine))
             else:
-                blocks.extend(Block(streams, stage, cin, 1, 1, everywhere) for _ in range(rest))
+                shapes += [(1, 1, everywhere)] * (stage.blocks - 1)
+            blocks = _ModuleList[Block]()
+            for shape in shapes:
+                block = Block(streams, stage, cin, *shape, source, config.act_bits)
+                blocks.append(block)
+                cin, source = stage.channels, block.output
             self.stages.append(blocks)
         self.classifier = streams.classifier(cin, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
-        x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
+        x = self.stem_activation(self.stem_norm(self.stem(x)))
         if self.config.stem.pool:
             x = F.max_pool2d(x, 3, 2, 1)
         for blocks in self.stages:
@@ -199,20 +222,21 @@ class Normalized(NamedTuple):
 
     layer: MaskedConv2d
     norm: nn.BatchNorm2d
-    relu: bool
+    activation: Activation
     input_unit: float
 
 
 def normalized_layers(network: FoldedResNet) -> Iterator[Normalized]:
     """Every execution of a convolution that a batch norm follows, in execution order."""
-    yield Normalized(network.stem, network.stem_norm, True, 1.0 / 255.0)
+    yield Normalized(network.stem, network.stem_norm, network.stem_activation, 1.0 / 255.0)
     for blocks in network.stages:
         for block in blocks:
-            for norms in block.norms:
+            for norms, activations in zip(block.norms, block.activations, strict=True):
                 if block.shortcut is not None and block.shortcut_norm is not None:
-                    yield Normalized(block.shortcut, block.shortcut_norm, False, 1.0)
-                for layer, norm in zip(block.convs, norms, strict=True):
-                    yield Normalized(layer, norm, True, 1.0)
+                    act = block.shortcut_activation
+                    yield Normalized(block.shortcut, block.shortcut_norm, act, 1.0)
+                for layer, norm, act in zip(block.convs, norms, activations, strict=True):
+                    yield Normalized(layer, norm, act, 1.0)
 
 
 def macs(model: FoldedResNet, size: int) -> int:

@@ -19,12 +19,10 @@ from hiddenfold.sw.model import (
 )
 from hiddenfold.sw.model_summary import dense_parameters
 from hiddenfold.sw.search.architectures import stages
-from hiddenfold.sw.search.config import ModelConfig, SearchConfig, StageConfig
+from hiddenfold.sw.search.config import SHORTCUT_BITS, ModelConfig, SearchConfig, StageConfig
 
 __all__ = ["plan", "plan_search"]
 
-# A projection shortcut is added, never multiplied by the array: 8 bits of it cost no cycles.
-SHORTCUT_BITS = 8
 # Width of the activations where no export has chosen one.
 ACT_BITS = 8
 
@@ -66,10 +64,12 @@ def plan(
 
 
 def plan_search(search: SearchConfig) -> Model:
-    """The model that a search will make, with numbers for labels and activations of 8 bits."""
+    """The model that a search will make, with numbers for labels."""
     size = search.image
     labels = tuple(map(str, range(search.model.classes)))
-    return plan(search.model, search.dataset, labels, (size, size), ACT_BITS)
+    return plan(
+        search.model, search.dataset, labels, (size, size), search.model.act_bits or ACT_BITS
+    )
 
 
 class _Operations:

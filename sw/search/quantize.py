@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from hiddenfold.sw.affine import MAX_BIAS, MAX_RESIDUAL, SHIFTS, Affine
 
-__all__ = ["Scale", "affine_constants", "choose_scale", "residual_multiplier"]
+__all__ = [
+    "FRACTION",
+    "MAX_RESIDUAL",
+    "Scale",
+    "affine_constants",
+    "choose_scale",
+    "residual_multiplier",
+]
 
 FRACTION = 256  # v of the specification has 8 fraction bits
 MAX_MULTIPLIER = (1 << 15) - 1
@@ -56,7 +63,7 @@ def residual_multiplier(name: str, residual: Scale, wanted: Scale) -> tuple[int,
 
     Raises `ValueError` when the residual's step is too large or too small for R.
     """
-    multiplier = int(FRACTION * residual.step / wanted.step)
+    multiplier = round(FRACTION * residual.step / wanted.step)
     if not 1 <= multiplier <= MAX_RESIDUAL:
         raise ValueError(
             f"Operation '{name}': residual multiplier must be 1 to {MAX_RESIDUAL}, not {multiplier}"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.search import precision
+from hiddenfold.sw.search.activation import calibrate
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
@@ -70,6 +71,9 @@ class Search:
                 f"Batch must be at most {len(training)}, the images, not {settings.batch}"
             )
         training = self._at_size(training, size)
+        if self.epoch >= settings.quantize_from:
+            sample = training.sample(settings.batch).to(self.device)
+            calibrate(self.model, to_float(sample, self.dtype))
         self.model.train()
         order = torch.randperm(len(training), generator=self._generator()).to(self.device)
         bar = tqdm(

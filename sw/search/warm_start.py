@@ -33,7 +33,7 @@ from hiddenfold.sw.search.supermask import MaskedConv2d
 __all__ = ["warm_start"]
 
 # Keys of a model's configuration that may differ between a run and the run it starts from.
-_FREE = {"name", "top_k", "logit_scale", "dense_reference"}
+_FREE = {"name", "top_k", "act_bits", "logit_scale", "dense_reference"}
 
 
 def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
@@ -47,7 +47,9 @@ def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
     if source.is_dir():
         config, network, _ = load_run(source)
         _check_same_config(source, config.model, search.config.model)
-        search.model.load_state_dict(network.state_dict())
+        # Quantizers may begin here: they are then not in the state.
+        strict = config.model.act_bits == search.config.model.act_bits
+        search.model.load_state_dict(network.state_dict(), strict=strict)
     else:
         model = Model.load(source)
         _check_same_model(source, model, search.model)
@@ -94,6 +96,13 @@ def _check_same_model(source: Path, model: Model, network: FoldedResNet) -> None
         if needed != found:
             raise ValueError(
                 f"{source}: operation must be {needed}, as in the configuration, not {found}"
+            )
+    for stream in model.masks:
+        needed_free, found_free = wanted.free_eighths(stream), model.free_eighths(stream)
+        if needed_free != found_free:
+            raise ValueError(
+                f"{source}: 'free' of stream {stream} must be {needed_free}, as in the "
+                f"configuration, not {found_free}"
             )
 
 

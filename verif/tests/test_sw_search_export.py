@@ -234,6 +234,7 @@ def test_export_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "model": {
                 "name": "tiny",
                 "classes": 100,
+                "act_bits": 4,
                 "stem": {"channels": 8, "stride": 2},
                 "stages": [{"blocks": 3, "channels": 16, "stride": 2, "folded": True}],
             },
@@ -251,6 +252,11 @@ def test_export_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.dumps(loaded.summary())
     constants = load_constants(path, loaded)
     assert len(constants) == len(loaded.affine)
+    # Learned scales are those of 4 bits, which is what the export does when nothing is said.
+    assert not any(c.output for c in constants)
+    model = export_run(tmp_path / "run", tmp_path, output=tmp_path / "learned.hfn")
+    assert model.act_bits == 4
+    assert all(c.output for c in load_constants(tmp_path / "learned.hfn", model))
     assert [e.name for e in loaded.executions()] == [
         "unfold",
         "stem",

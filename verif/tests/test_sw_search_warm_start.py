@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hiddenfold.sw.search.activation import Quantizer
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import build_model, fold_batch_norms, quantize
@@ -112,6 +113,21 @@ def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
     assert warm["train_loss"] < 0.8 * cold["train_loss"]
 
 
+def test_quantization_begins_from_real_numbers(tmp_path: Path) -> None:
+    run, path = trained(tmp_path)
+    images = smooth(128, 1).images
+    with torch.no_grad():
+        expected = load_run(run)[1](to_float(images))
+    for source in (run, path):
+        search = Search(configuration(act_bits=4), "cpu")
+        warm_start(search, source, images)
+        with torch.no_grad():
+            found = search.model.eval()(to_float(images))
+        assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+        search.run_epoch(smooth(128, 1), smooth(20, 2), lambda: False)
+        assert all(m.ready for m in search.model.modules() if isinstance(m, Quantizer))
+
+
 def test_lower_top_k_thins_the_masks(tmp_path: Path) -> None:
     run, path = trained(tmp_path)
     network = load_run(run)[1]
@@ -138,6 +154,8 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         "not 'stem' with 16 channels, kernel 1, stride 1",
         **wider,
     )
+    message = "'free' of stream 2 must be 4, as in the configuration, not 8"
+    refuse(path, message, free_eighths=4, free_from=24 * 16 * 9)
     shorter = {"stages": [{"blocks": 1, "channels": 24, "stride": 2}]}
     refuse(path, "operation must be 'classifier' with 100 channels", **shorter)
     with pytest.raises(ValueError, match="is not a run directory"):
