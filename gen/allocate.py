@@ -11,10 +11,10 @@ residual reader read at the same time, best from different banks.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-__all__ = ["Step", "allocate", "coalesce", "interference", "live_during"]
+__all__ = ["Step", "allocate", "coalesce", "interference", "live_during", "live_out"]
 
 _RANDOM_ORDERS = 64
 
@@ -28,6 +28,8 @@ class Step:
     res: int | None = None
     #: Index of the step that follows when this step ends a loop body: the body's first one.
     back: int | None = None
+    #: Other variables that must stay while the step runs.
+    keep: Set[int] = frozenset()
 
 
 def interference(steps: Sequence[Step], in_place: int | None = None) -> dict[int, set[int]]:
@@ -36,7 +38,7 @@ def interference(steps: Sequence[Step], in_place: int | None = None) -> dict[int
     At step number `in_place` the result may overwrite the residual.
     """
     edges: dict[int, set[int]] = {}
-    for index, (step, live) in enumerate(zip(steps, _live_out(steps), strict=True)):
+    for index, (step, live) in enumerate(zip(steps, live_out(steps), strict=True)):
         if step.dst is None:
             continue
         assert step.dst != step.src, "a result must not overwrite its input"
@@ -49,11 +51,33 @@ def interference(steps: Sequence[Step], in_place: int | None = None) -> dict[int
     return edges
 
 
+def live_out(steps: Sequence[Step]) -> list[set[int]]:
+    """Variables whose value is still needed after each step, and those that it must keep."""
+    result: list[set[int]] = [set() for _ in steps]
+    changed = True
+    while changed:
+        changed = False
+        for index in reversed(range(len(steps))):
+            following = [index + 1] if index + 1 < len(steps) else []
+            back = steps[index].back
+            if back is not None:
+                following.append(back)
+            live: set[int] = set()
+            for target in following:
+                step = steps[target]
+                live |= result[target] - {step.dst}
+                live |= {v for v in (step.src, step.res) if v is not None}
+            if live != result[index]:
+                result[index] = live
+                changed = True
+    return [live | step.keep for live, step in zip(result, steps, strict=True)]
+
+
 def live_during(steps: Sequence[Step]) -> list[set[int]]:
     """Variables that are in memory while each step runs."""
     return [
         live | {v for v in (step.dst, step.src, step.res) if v is not None}
-        for step, live in zip(steps, _live_out(steps), strict=True)
+        for step, live in zip(steps, live_out(steps), strict=True)
     ]
 
 
@@ -62,7 +86,7 @@ def coalesce(steps: Sequence[Step]) -> None:
     for index, step in enumerate(steps):
         if step.res is None or step.dst is None or step.dst == step.res:
             continue
-        if step.src == step.res or step.res in _live_out(steps)[index]:
+        if step.src == step.res or step.res in live_out(steps)[index]:
             continue
         keep, gone = step.res, step.dst
         if gone in interference(steps, in_place=index).get(keep, ()):
@@ -175,25 +199,3 @@ class _Memory:
         low = max(a_start, b_start) // self._bank_words
         high = min(a_start + self._words[a] - 1, b_start + self._words[b] - 1) // self._bank_words
         return max(0, high - low + 1)
-
-
-def _live_out(steps: Sequence[Step]) -> list[set[int]]:
-    """Variables whose value is still needed after each step."""
-    result: list[set[int]] = [set() for _ in steps]
-    changed = True
-    while changed:
-        changed = False
-        for index in reversed(range(len(steps))):
-            following = [index + 1] if index + 1 < len(steps) else []
-            back = steps[index].back
-            if back is not None:
-                following.append(back)
-            live: set[int] = set()
-            for target in following:
-                step = steps[target]
-                live |= result[target] - {step.dst}
-                live |= {v for v in (step.src, step.res) if v is not None}
-            if live != result[index]:
-                result[index] = live
-                changed = True
-    return result

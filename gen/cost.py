@@ -10,13 +10,13 @@ a beat each cycle, as that of the embedded device does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from hiddenfold.gen import tiling
-from hiddenfold.gen.graph import Node
 from hiddenfold.gen.plan import ConvPlan, map_shape
+from hiddenfold.gen.schedule import Schedule
 from hiddenfold.gen.target import Target
+from hiddenfold.gen.tiling import PixelTile
 from hiddenfold.hw import isa
 from hiddenfold.sw.operations import Classifier, Unfold
 from hiddenfold.sw.shapes import Execution
@@ -49,16 +49,16 @@ class Estimate(NamedTuple):
 
 
 class Overhead(NamedTuple):
-    """What an image takes besides its operations."""
+    """What a batch takes besides its operations."""
 
     cycles: int
     bytes_read: int
 
 
-def execution_cost(execution: Execution, target: Target) -> Estimate:
-    """Estimate one execution of an operation."""
+def execution_cost(execution: Execution, target: Target, images: int = 1) -> Estimate:
+    """Estimate one execution of an operation on `images` images together."""
     if execution.weight_shape is not None:
-        plan = ConvPlan.make(execution, target)
+        plan = ConvPlan.make(execution, target, images)
         logits = isinstance(execution.op, Classifier)
         mask_bytes = _tile_count(plan) * len(plan.tiles) * target.tile_bits // 8
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
@@ -67,27 +67,28 @@ def execution_cost(execution: Execution, target: Target) -> Estimate:
     kernel = 1 if isinstance(execution.op, Classifier) else execution.op.kernel
     if isinstance(execution.op, Unfold):
         cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, target, kernel)
-        return Estimate(_at_least_a_fetch(cycles))
-    return Estimate(_pool_cycles(execution, target, kernel))
+        return Estimate(images * _at_least_a_fetch(cycles))
+    return Estimate(images * _pool_cycles(execution, target, kernel))
 
 
-def overhead(nodes: Sequence[Node], trace: bool, target: Target) -> Overhead:
+def overhead(schedule: Schedule, trace: bool, target: Target) -> Overhead:
     """Estimate loops, traces, copies, BEGIN and END; the bytes are those of all instructions."""
     empty = MEMORY_LATENCY + FETCH
     cycles = RUN + 2 * empty
     fetched = 2
     times = 1
-    for node in nodes:
+    for node, runs in schedule.parts():
+        images = sum(map(len, runs))
         if node.loop_start:
             times = node.loop_count
             fetched += 1
             cycles += empty
-        fetched += times
+        fetched += times * len(runs)
         if node.copy:
-            cycles += times * _pool_cycles(node.execution, target, 1)
+            cycles += times * len(runs) * _pool_cycles(node.execution, target, 1)
         elif trace and node.traced:
             shape = map_shape(node.execution)
-            words = shape.height * shape.width * -(-shape.channels // target.lanes)
+            words = images * shape.height * shape.width * -(-shape.channels // target.lanes)
             beats = 8 * target.lanes // target.bus_bits
             cycles += times * _at_least_a_fetch(STORE + words * (beats + STORE_WORD))
             fetched += times
@@ -116,11 +117,11 @@ def _tile_count(plan: ConvPlan) -> int:
 def _conv_cycles(plan: ConvPlan, target: Target, logits: bool) -> int:
     """Two banks of partial sums: one accumulates while the other is drained."""
     supply = target.rows // target.load_rows
-    tiles = [_accumulate(plan, first, rows, supply) for first, rows in plan.tiles]
+    tiles = [(tile, _accumulate(plan, tile, supply)) for tile in plan.tiles]
     # A block's masks and constants come over one bus.
     constants = 0 if logits else 64 * target.rows // target.bus_bits
     masks = _tile_count(plan) // plan.blocks * len(plan.tiles) * target.tile_bits // target.bus_bits
-    busy = sum(cycles for cycles, _ in tiles)
+    busy = sum(cycles for _, cycles in tiles)
     bus_stall = max(0, masks + constants - busy)
     summed = constants + supply  # when the array is free
     free = [0, 0]  # when each bank is
@@ -128,23 +129,27 @@ def _conv_cycles(plan: ConvPlan, target: Target, logits: bool) -> int:
     bank = 0
     for _ in range(plan.blocks):
         summed += bus_stall
-        for cycles, pixels in tiles:
+        for tile, cycles in tiles:
             summed = max(summed, free[bank]) + cycles
-            drained = max(drained, summed) + DRAIN_TURN + pixels
+            drained = max(drained, summed) + DRAIN_TURN
+            drained += tile.images * tile.rows * plan.shape.out_w
+            if logits and tile.first_row + tile.rows == plan.shape.out_h:
+                # The logits of each image are sent before the next one's are summed up.
+                drained += tile.images * target.rows * 32 // target.bus_bits
+                drained += (tile.images - 1) * DRAIN_TURN
             free[bank] = drained
             bank ^= 1
-        drained += target.rows * 32 // target.bus_bits if logits else 0
     return drained
 
 
-def _accumulate(plan: ConvPlan, first: int, rows: int, supply: int) -> tuple[int, int]:
-    """Cycles in which the array works on a pixel tile, and its pixels."""
+def _accumulate(plan: ConvPlan, tile: PixelTile, supply: int) -> int:
+    """Cycles in which the array works on a pixel tile."""
     pause = isa.PIXEL_SPACING if plan.gap else 0
     cycles = 0
-    for box in tiling.rectangles(plan.shape, first, rows):
-        busy = plan.passes * (max(1, box.pixels) + pause)
+    for box in tiling.rectangles(plan.shape, tile.first_row, tile.rows):
+        busy = plan.passes * (max(1, tile.images * box.pixels) + pause)
         cycles += plan.in_words * max(busy, supply)
-    return cycles, rows * plan.shape.out_w
+    return cycles
 
 
 def _image_cycles(execution: Execution, target: Target, kernel: int) -> int:

@@ -58,10 +58,6 @@ class Graph:
             steps.append(Step(node.dst, node.src, node.res, back))
         return steps
 
-    def place(self, banks: int, bank_words: int) -> tuple[dict[int, int] | None, int]:
-        """Address of each variable (None: they do not fit), and the words in use."""
-        return allocate.allocate(self.steps(), self.words, banks, bank_words)
-
     def widest(self) -> Node:
         """The node with the most words in use while it runs."""
         steps = self.steps()

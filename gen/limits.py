@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from hiddenfold.gen.graph import Graph
 from hiddenfold.gen.plan import map_shape
+from hiddenfold.gen.schedule import Schedule, largest_batch, schedule
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.operations import Unfold
@@ -53,19 +54,25 @@ def check(model: Model, graph: Graph, target: Target) -> None:
             )
 
 
-def place(graph: Graph, target: Target) -> dict[int, int]:
-    """Start address of every variable of the graph; `CompileError` when they do not fit."""
-    addresses, words = graph.place(target.act_banks, target.act_bank_words)
-    if addresses is None:
-        raise _refusal(
-            graph.widest().execution,
-            target,
-            f"the activations that exist at the same time need {words} words of memory "
-            f"({words * target.lanes} bytes), the target has {target.act_words}: raise "
-            f"act_bank_words to {_power_of_two(-(-words // target.act_banks))} or use a target "
-            "with a larger activation memory",
-        )
-    return addresses
+def place(graph: Graph, target: Target, batch: int) -> Schedule:
+    """Where each tensor of a batch lies; `CompileError` when the memory is too small."""
+    found, words = schedule(graph, target, batch)
+    if found is not None:
+        return found
+    remedy = (
+        f"raise act_bank_words to {_power_of_two(-(-words // target.act_banks))} or use a target "
+        "with a larger activation memory"
+    )
+    largest = largest_batch(graph, target, batch - 1)
+    if largest:
+        remedy = f"compile with --batch {largest}, {remedy}"
+    of_batch = f" for a batch of {batch}" if batch > 1 else ""
+    raise _refusal(
+        graph.widest().execution,
+        target,
+        f"the activations that exist at the same time need {words} words of memory "
+        f"({words * target.lanes} bytes){of_batch}, the target has {target.act_words}: {remedy}",
+    )
 
 
 def _check_unfold(execution: Execution, op: Unfold, target: Target) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from hiddenfold.gen import tiling
 from hiddenfold.gen.target import Target
-from hiddenfold.gen.tiling import Geometry
+from hiddenfold.gen.tiling import Geometry, PixelTile
 from hiddenfold.sw.operations import Classifier, Conv
 from hiddenfold.sw.shapes import Execution, Shape
 
@@ -19,19 +19,21 @@ __all__ = ["ConvPlan", "map_shape"]
 class ConvPlan:
     """Numbers that the instruction and the cost model share (docs/spec.md section 6).
 
-    `tiles` holds the first row and the number of rows of each pixel tile.
+    `tiles` are the pixel tiles of a block.
     """
 
     shape: Geometry
     passes: int
     blocks: int
     in_words: int
+    images: int
+    tile_images: int
     tile_rows: int
-    tiles: tuple[tuple[int, int], ...]
+    tiles: tuple[PixelTile, ...]
     gap: bool
 
     @staticmethod
-    def make(execution: Execution, target: Target) -> ConvPlan:
+    def make(execution: Execution, target: Target, images: int = 1) -> ConvPlan:
         """Plan an execution that has weights and whose rows fit the partial-sum memory."""
         op = execution.op
         kernel, stride = (op.kernel, op.stride) if isinstance(op, Conv) else (1, 1)
@@ -45,6 +47,8 @@ class ConvPlan:
             result.width,
         )
         rows = tiling.tile_rows(shape.out_h, shape.out_w, target.psum_depth)
+        together = tiling.tile_images(images, shape.out_h * shape.out_w, target.psum_depth)
+        tiles = tiling.pixel_tiles(shape.out_h, rows, images, together)
         passes = -(-execution.in_bits // target.planes)
         in_words = -(-execution.in_shape.channels // target.lanes)
         return ConvPlan(
@@ -52,15 +56,17 @@ class ConvPlan:
             passes=passes,
             blocks=-(-execution.out_shape.channels // target.rows),
             in_words=in_words,
+            images=images,
+            tile_images=together,
             tile_rows=rows,
-            tiles=tuple((y, min(rows, shape.out_h - y)) for y in range(0, shape.out_h, rows)),
-            gap=_needs_gap(shape, rows, passes * in_words),
+            tiles=tiles,
+            gap=_needs_gap(shape, tiles, passes * in_words),
         )
 
 
 @lru_cache(maxsize=1024)
-def _needs_gap(shape: Geometry, rows: int, repeats: int) -> bool:
-    return tiling.needs_gap(shape, rows, repeats)
+def _needs_gap(shape: Geometry, tiles: tuple[PixelTile, ...], repeats: int) -> bool:
+    return tiling.needs_gap(shape, tiles, repeats)
 
 
 def map_shape(execution: Execution) -> Shape:

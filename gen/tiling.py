@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,17 @@ from numpy.typing import NDArray
 from hiddenfold.hw import isa
 from hiddenfold.sw.signs import tap_order
 
-__all__ = ["Geometry", "Rectangle", "mask_words", "needs_gap", "rectangles", "tile_rows"]
+__all__ = [
+    "Geometry",
+    "PixelTile",
+    "Rectangle",
+    "mask_words",
+    "needs_gap",
+    "pixel_tiles",
+    "rectangles",
+    "tile_images",
+    "tile_rows",
+]
 
 
 class Geometry(NamedTuple):
@@ -27,8 +38,19 @@ class Geometry(NamedTuple):
     top: int = 0
 
 
+class PixelTile(NamedTuple):
+    """Output rows from `first_row` on of `images` images, whose sums are built up together."""
+
+    first_row: int
+    rows: int
+    images: int
+
+
 class Rectangle(NamedTuple):
-    """Output pixels of a pixel tile that a tap reaches: `x0 <= x < x1`, rows within the tile."""
+    """Output pixels that a tap reaches in each image of a pixel tile.
+
+    Columns `x0 <= x < x1`, rows `y0 <= y < y1` counted within the tile.
+    """
 
     y0: int
     y1: int
@@ -53,6 +75,22 @@ def tile_rows(out_h: int, out_w: int, depth: int) -> int:
     return -(-out_h // tiles)
 
 
+def tile_images(images: int, map_pixels: int, depth: int) -> int:
+    """Images of a pixel tile: the fewest groups of whole maps that fit, as even as they can be."""
+    most = max(1, depth // map_pixels)
+    groups = -(-images // most)
+    return -(-images // groups)
+
+
+def pixel_tiles(out_h: int, rows: int, images: int, together: int) -> tuple[PixelTile, ...]:
+    """The pixel tiles of a block in order, of `rows` rows of `together` images each."""
+    return tuple(
+        PixelTile(row, min(rows, out_h - row), min(together, images - image))
+        for image in range(0, images, together)
+        for row in range(0, out_h, rows)
+    )
+
+
 def rectangles(shape: Geometry, first_row: int, rows: int) -> list[Rectangle]:
     """What each tap, in stored order, reaches of the pixel tile of `rows` rows from `first_row`."""
     result = []
@@ -75,52 +113,55 @@ def _span(offset: int, stride: int, in_size: int, out_size: int) -> tuple[int, i
     return start, end
 
 
-def needs_gap(shape: Geometry, rows: int, repeats: int) -> bool:
-    """Whether a pixel can come twice within `isa.PIXEL_SPACING` cycles in any pixel tile.
+def needs_gap(shape: Geometry, tiles: Sequence[PixelTile], repeats: int) -> bool:
+    """Whether a pixel can come twice within `isa.PIXEL_SPACING` cycles in any of the pixel tiles.
 
     Each rectangle is passed `repeats` times (lane words x bit-plane passes) before the next one,
-    one pixel a cycle, without a pause.
+    each time for all images, one pixel a cycle, without a pause.
     """
-    starts = range(0, shape.out_h, rows)
     return any(
-        _too_close(rectangles(shape, first, min(rows, shape.out_h - first)), repeats)
-        for first in starts
+        _too_close(rectangles(shape, tile.first_row, tile.rows), tile.images, repeats)
+        for tile in set(tiles)
     )
 
 
-def _too_close(taps: list[Rectangle], repeats: int) -> bool:
+def _too_close(taps: list[Rectangle], images: int, repeats: int) -> bool:
     """`needs_gap` for one pixel tile."""
     for i, earlier in enumerate(taps):
         if not earlier.pixels:
             continue
-        if repeats > 1 and earlier.pixels < isa.PIXEL_SPACING:
+        if repeats > 1 and images * earlier.pixels < isa.PIXEL_SPACING:
             return True
         between = 0
         for later in taps[i + 1 :]:
             if between >= isa.PIXEL_SPACING:
                 break
-            distance = _distance(earlier, later)
+            distance = _distance(earlier, later, images)
             if distance is not None and distance + between < isa.PIXEL_SPACING:
                 return True
-            between += later.pixels * repeats
+            between += images * later.pixels * repeats
     return False
 
 
-def _distance(a: Rectangle, b: Rectangle) -> int | None:
+def _distance(a: Rectangle, b: Rectangle, images: int) -> int | None:
     """Fewest cycles between the same pixel in `a` and in `b` right behind it; None: no such pixel.
 
-    The distance is linear in y and does not depend on x, so the first or the last common row has
-    the smallest one.
+    The distance is linear in image and y and does not depend on x, so that of the first or last
+    image in the first or last common row is the smallest.
     """
     x = max(a.x0, b.x0)
     top, bottom = max(a.y0, b.y0), min(a.y1, b.y1) - 1
     if x >= min(a.x1, b.x1) or top > bottom:
         return None
 
-    def position(box: Rectangle, y: int) -> int:
-        return (y - box.y0) * (box.x1 - box.x0) + x - box.x0
+    def position(box: Rectangle, image: int, y: int) -> int:
+        return image * box.pixels + (y - box.y0) * (box.x1 - box.x0) + x - box.x0
 
-    return min(a.pixels - position(a, y) + position(b, y) for y in (top, bottom))
+    return min(
+        images * a.pixels - position(a, image, y) + position(b, image, y)
+        for image in (0, images - 1)
+        for y in (top, bottom)
+    )
 
 
 def mask_words(mask: NDArray[np.uint64], channels: int, rows: int, lanes: int) -> NDArray:

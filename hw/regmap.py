@@ -31,7 +31,7 @@ REGISTERS = {
     "IMAGE_SIZE": Register(0x2C, "RW", "bytes of all images"),
     "OUTPUT": Register(0x30, "RW", "address of the output, multiple of 16"),
     "OUTPUT_SIZE": Register(0x34, "RW", "bytes reserved for the output"),
-    "IMAGES": Register(0x38, "RW", "[15:0] number of images to process, from 1"),
+    "IMAGES": Register(0x38, "RW", "[15:0] number of images to process, whole batches"),
     "WATCHDOG": Register(0x3C, "RW", "error after that many cycles; 0 = never"),
     "IMAGES_DONE": Register(0x40, "RO", "images finished in this run"),
     "CYCLES": Register(0x48, "RO", "clock cycles from START to the end", True),

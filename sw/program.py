@@ -8,6 +8,7 @@ needs to know to run it. This module needs numpy and the standard library only.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from dataclasses import dataclass, fields
@@ -23,16 +24,18 @@ from hiddenfold.sw.instructions import disassemble
 __all__ = ["FORMAT", "MAGIC", "Output", "Program"]
 
 MAGIC = b"HFP1"
-FORMAT = 1
+FORMAT = 2
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 1 << 26
 MAX_NUMBER = 1 << 63
+#: What the instructions can count.
+MAX_BATCH = 255
 _CRC_BYTES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What one image makes the accelerator write: traced tensors in order, and the logits.
+    """What one image makes the accelerator write: its traced tensors in order, and the logits.
 
     `trace` holds uint8[height, width, channels], `logits` is int32[classes].
     """
@@ -132,6 +135,11 @@ class Program:
         return len(self.to_bytes())
 
     @property
+    def image_trace(self) -> list[dict[str, Any]]:
+        """The entries of `trace` with the first image of the batch; each image has the same."""
+        return [entry for entry in self.trace or [] if entry["image"] == 0]
+
+    @property
     def pitch(self) -> int:
         """Bytes from one row of an image to the next in external memory."""
         return -(-4 * self.image[1] // 16) * 16
@@ -149,27 +157,43 @@ class Program:
         return rows.tobytes()
 
     def unpack_output(self, data: bytes, images: int = 1) -> list[Output]:
-        """What `images` images wrote, from the bytes at the register OUTPUT."""
+        """What `images` images wrote, whole batches, from the bytes at the register OUTPUT."""
+        if images % self.batch:
+            raise ValueError(
+                f"Images must be a multiple of the program's batch of {self.batch}, not {images}"
+            )
         if len(data) < images * self.output_bytes:
             raise ValueError(
                 f"Output of {images} images must be {images * self.output_bytes} bytes, "
                 f"not {len(data)}"
             )
+        size = self.batch * self.output_bytes
+        return [
+            output
+            for first in range(0, images // self.batch * size, size)
+            for output in self._unpack_batch(data[first : first + size])
+        ]
+
+    def _unpack_batch(self, data: bytes) -> list[Output]:
+        """What the images of a batch wrote."""
         lanes = self.target_parameters["lanes"]
-        result = []
+        traces: list[list[NDArray[np.uint8]]] = [[] for _ in range(self.batch)]
         position = 0
-        for _ in range(images):
-            trace = []
-            for entry in self.trace or []:
-                shape = (entry["height"], entry["width"], entry["lane_words"] * lanes)
-                count = shape[0] * shape[1] * shape[2]
-                tensor = np.frombuffer(data, np.uint8, count, position).reshape(shape)
+        for entry in self.trace or []:
+            first, images = entry["image"], entry["images"]
+            shape = (images, entry["height"], entry["width"], entry["lane_words"] * lanes)
+            tensors = np.frombuffer(data, np.uint8, math.prod(shape), position).reshape(shape)
+            for trace, tensor in zip(traces[first : first + images], tensors, strict=True):
                 trace.append(tensor[:, :, : entry["channels"]])
-                position += count
-            logits = np.frombuffer(data, "<i4", self.logits, position)
-            position += 4 * self.logits
-            result.append(Output(trace, logits[: len(self.classes)].astype(np.int32)))
-        return result
+            position += tensors.size
+        # Block by block those of all images.
+        rows = self.target_parameters["rows"]
+        logits = np.frombuffer(data, "<i4", self.batch * self.logits, position)
+        logits = logits.reshape(-1, self.batch, rows).swapaxes(0, 1).reshape(self.batch, -1)
+        return [
+            Output(trace, row[: len(self.classes)].astype(np.int32))
+            for trace, row in zip(traces, logits, strict=True)
+        ]
 
     def disassemble(self) -> str:
         """The instructions as text."""
@@ -212,8 +236,10 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         raise ValueError(f"Program file: image must be [height, width], not {header['image']!r}")
     header["image"] = tuple(header["image"])
     header["ideal_cycles"] = float(header["ideal_cycles"])
-    if not _is_count(header["target_parameters"].get("lanes")):
-        raise ValueError("Program file: target_parameters must have the number of lanes")
+    if not all(_is_count(header["target_parameters"].get(key)) for key in ("rows", "lanes")):
+        raise ValueError("Program file: target_parameters must have the numbers of rows and lanes")
+    if not 1 <= header["batch"] <= MAX_BATCH:
+        raise ValueError(f"Program file: batch must be in 1..{MAX_BATCH}, not {header['batch']}")
     if not header["classes"] or not all(isinstance(label, str) for label in header["classes"]):
         raise ValueError("Program file: classes must be strings, at least one")
     _check_lists(header["layers"], header["trace"] or [])
@@ -223,11 +249,25 @@ def _parse_header(text: bytes) -> dict[str, Any]:
 
 def _check_output(header: dict[str, Any]) -> None:
     """Raise `ValueError` unless the output holds just what it is said to hold."""
-    lanes = header["target_parameters"]["lanes"]
-    expected = 4 * header["logits"] + sum(
-        entry["height"] * entry["width"] * entry["lane_words"] * lanes
-        for entry in header["trace"] or []
-    )
+    rows, lanes = (header["target_parameters"][key] for key in ("rows", "lanes"))
+    batch = header["batch"]
+    stored = [0] * batch  # bytes of each image
+    for entry in header["trace"] or []:
+        images = range(entry["image"], entry["image"] + entry["images"])
+        if images.stop > batch:
+            raise ValueError(
+                f"Program file: images of a trace must be below the batch of {batch}, "
+                f"not {images.stop - 1}"
+            )
+        for image in images:
+            stored[image] += entry["height"] * entry["width"] * entry["lane_words"] * lanes
+    if len(set(stored)) > 1:
+        raise ValueError("Program file: trace must have as many bytes of each image")
+    if header["logits"] % rows:
+        raise ValueError(
+            f"Program file: logits must be a multiple of {rows} rows, not {header['logits']}"
+        )
+    expected = 4 * header["logits"] + stored[0]
     if header["output_bytes"] != expected:
         raise ValueError(
             f"Program file: output_bytes must be {expected} as logits and trace say, "
@@ -249,13 +289,17 @@ def _check_output(header: dict[str, Any]) -> None:
 def _check_lists(layers: list[Any], trace: list[Any]) -> None:
     """Raise `ValueError` unless the entries have what the driver reads."""
     for layer in layers:
-        place = layer.get("pc") if isinstance(layer, dict) else None
-        if not _is_count(place) or not isinstance(layer.get("name"), str):
-            raise ValueError(f"Program file: layers must have name and pc, not {layer!r:.80}")
-    sizes = ("height", "width", "channels", "lane_words")
+        places = layer.get("pcs") if isinstance(layer, dict) else None
+        good = isinstance(places, list) and places and all(map(_is_count, places))
+        if not good or not isinstance(layer.get("name"), str):
+            raise ValueError(f"Program file: layers must have name and pcs, not {layer!r:.80}")
+    sizes = ("images", "height", "width", "channels", "lane_words")
     for entry in trace:
-        if not isinstance(entry, dict) or not all(_is_count(entry.get(key)) for key in sizes):
-            raise ValueError(f"Program file: trace must have {', '.join(sizes)}, not {entry!r}")
+        good = isinstance(entry, dict) and all(_is_count(entry.get(key)) for key in sizes)
+        if not good or not (entry.get("image") == 0 or _is_count(entry.get("image"))):
+            raise ValueError(
+                f"Program file: trace must have image, {', '.join(sizes)}, not {entry!r}"
+            )
 
 
 def _check_kind(key: str, value: Any, kind: type) -> None:

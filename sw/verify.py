@@ -4,7 +4,8 @@
 Network ``i`` of a run with seed ``S`` is made from ``S + i`` alone, so that ``verify`` with that
 seed and a count of 1 repeats it. Each network is compiled twice and run on the simulated
 accelerator: with a trace, of which every layer and iteration is compared, and without, of which the
-logits are. The memory of every second network pauses at random.
+logits are. Many go through in batches, and some batches have to be filled up. The memory of every
+second network pauses at random.
 """
 
 from __future__ import annotations
@@ -18,22 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.gen.compile import compile_model
+from hiddenfold.gen.graph import build
+from hiddenfold.gen.schedule import largest_batch
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.driver.errors import AcceleratorError
+from hiddenfold.sw.driver.result import RunResult
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.program import Program
-from hiddenfold.verif.golden.compare import Layer, first_mismatch
+from hiddenfold.verif.golden.compare import Layer, Mismatch, first_mismatch
 from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_constants import random_constants, random_masks
 from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
 
-__all__ = ["Comparison", "check_model", "compare_run", "network_limits", "verify"]
+__all__ = [
+    "Comparison",
+    "check_model",
+    "compare_layers",
+    "compare_run",
+    "network_limits",
+    "verify",
+]
 
 #: Multiply-accumulates of a random network, in cycles of the target's array: what the simulator
 #: does in about a second.
 CYCLES = 25_000
-IMAGES = 2
 #: Width of the hidden activations of a configured architecture.
 ACT_BITS = 8
 
@@ -117,13 +127,12 @@ def verify(
     }
 
 
-def check_model(
-    accelerator: Accelerator, model: Model, target: Target, seed: int, images: int = IMAGES
-) -> Comparison:
+def check_model(accelerator: Accelerator, model: Model, target: Target, seed: int) -> Comparison:
     """Run a model with random images, traced and not, and compare it with the golden model.
 
     An error of the accelerator counts as a mismatch.
     """
+    batch, images = _random_batch(model, target, seed)
     rng = np.random.default_rng([seed, 1])
     pictures = np.stack([random_image(rng, *model.image) for _ in range(images)])
     golden = Golden(model).trace(pictures)
@@ -134,12 +143,21 @@ def check_model(
             stall = float(rng.choice([0.1, 0.5, 0.9])) if seed % 2 else 0.0
             latency = int(rng.choice([0, 3, 40, 150]))
             configure(read_latency=latency, stall=stall, seed=seed)
-        program = compile_model(model, target, trace=trace)
+        program = compile_model(model, target, trace=trace, batch=batch)
         try:
             compare_run(accelerator, program, pictures, golden, result)
         except AcceleratorError as error:
             result.fail(f"network {model.name}: {error}")
     return result
+
+
+def _random_batch(model: Model, target: Target, seed: int) -> tuple[int, int]:
+    """The batch of a seed, as far as it fits the target, and a number of images to run."""
+    rng = np.random.default_rng([seed, 2])
+    wanted = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.25, 0.2, 0.15]))
+    filled_up = bool(rng.random() < 0.3)
+    batch = largest_batch(build(model, target.lanes), target, wanted) or 1
+    return batch, 2 if batch == 1 else batch + filled_up
 
 
 def compare_run(
@@ -152,18 +170,25 @@ def compare_run(
     """Run images through a program and add their comparison with a golden trace to ``result``."""
     accelerator.load(program)
     run = accelerator.run(images)
-    found: list[Layer] = []
-    for entries in zip(*(run.traces or ()), strict=True):
-        values = np.stack([entry.data for entry in entries])
-        found.append(Layer(entries[0].name, entries[0].iteration, values))
-    found.append(Layer(golden[-1].name, golden[-1].iteration, run.logits))
-    wanted = golden if run.traces is not None else golden[-1:]
-    result.layers += len(wanted)
-    result.values += sum(layer.values.size for layer in wanted)
-    mismatch = first_mismatch(wanted, found)
+    mismatch = compare_layers(run, slice(None), golden, result)
     if mismatch is not None:
         kind = "traced" if run.traces is not None else "not traced"
         result.fail(f"network {program.model}, {kind}: {mismatch}")
+
+
+def compare_layers(
+    run: RunResult, images: slice, golden: list[Layer], result: Comparison
+) -> Mismatch | None:
+    """Compare images of a run with their golden trace; count in ``result`` what is compared."""
+    found: list[Layer] = []
+    for entries in zip(*(run.traces or ())[images], strict=True):
+        values = np.stack([entry.data for entry in entries])
+        found.append(Layer(entries[0].name, entries[0].iteration, values))
+    found.append(Layer(golden[-1].name, golden[-1].iteration, run.logits[images]))
+    wanted = golden if run.traces is not None else golden[-1:]
+    result.layers += len(wanted)
+    result.values += sum(layer.values.size for layer in wanted)
+    return first_mismatch(wanted, found)
 
 
 def _configured(config: Path | str, seed: int) -> Model:

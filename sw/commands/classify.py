@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Classification", "classify_on_device", "classify_on_golden", "device_url"]
 
-#: Images that the golden model keeps all layers of at a time.
-TRACE_BATCH = 4
-
 #: Called with a number of steps done.
 Tick = Callable[[int], object]
 
@@ -141,23 +138,22 @@ def _compare(
     tick: Tick,
 ) -> None:
     """Fill in what the comparison with the golden model finds."""
-    from hiddenfold.sw.verify import Comparison, compare_run
-    from hiddenfold.verif.golden.compare import Layer, first_mismatch
+    from hiddenfold.sw.verify import Comparison, compare_layers
+    from hiddenfold.verif.golden.compare import first_mismatch
     from hiddenfold.verif.golden.model import Golden
 
     golden = Golden(model)
-    for first in range(0, len(images), TRACE_BATCH):
-        part = images[first : first + TRACE_BATCH]
-        trace = golden.trace(part)
-        for offset in range(len(part)):
+    accelerator.load(traced)
+    for first in range(0, len(images), traced.batch):
+        run = accelerator.run(images[first : first + traced.batch])
+        for offset in range(run.images):
             number = first + offset
-            one = slice(offset, offset + 1)
-            wanted = [Layer(layer.name, layer.iteration, layer.values[one]) for layer in trace]
+            wanted = golden.trace(images[number : number + 1])
             found = Comparison()
-            compare_run(accelerator, traced, part[one], wanted, found)
+            difference = compare_layers(run, slice(offset, offset + 1), wanted, found)
             # The run without a trace is another program: its logits must be right as well.
             plain = wanted[-1]._replace(values=result.logits[number][np.newaxis])
-            difference = found.first or first_mismatch(wanted[-1:], [plain])
+            difference = difference or first_mismatch(wanted[-1:], [plain])
             result.measures[number]["bit_exact"] = difference is None
             result.logit_values += plain.values.size
             result.layer_values += found.values - plain.values.size

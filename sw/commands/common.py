@@ -21,6 +21,7 @@ from hiddenfold.sw.ranking import ranking
 __all__ = [
     "MODELS",
     "Outcome",
+    "add_batch",
     "add_command",
     "at_least",
     "default_model",
@@ -45,6 +46,18 @@ class Outcome:
     data: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     code: int = 0
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--batch``."""
+    parser.add_argument(
+        "--batch",
+        metavar="B",
+        type=at_least(1),
+        default=1,
+        help="images that the accelerator works on together; cycles and bytes are then the mean "
+        "over them (default: 1)",
+    )
 
 
 def add_command(

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.commands.common import Outcome, add_command, at_least, format_bytes
+from hiddenfold.sw.commands.common import Outcome, add_batch, add_command, format_bytes
 
 __all__ = ["register"]
 
@@ -33,9 +33,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("model", metavar="M.hfn", type=Path)
     parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
-    parser.add_argument(
-        "--batch", metavar="B", type=at_least(1), default=1, help="images at a time (default: 1)"
-    )
+    add_batch(parser)
     parser.add_argument("-o", "--output", metavar="P.hfp", type=Path, required=True)
 
     parser = add_command(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hiddenfold.sw.commands.classify import classify_on_device, device_url
 from hiddenfold.sw.commands.common import (
     Outcome,
+    add_batch,
     add_command,
     at_least,
     format_bytes,
@@ -58,6 +59,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--offset", metavar="K", type=at_least(0), default=0, help="first image (default: 0)"
     )
+    add_batch(parser)
     parser.add_argument(
         "--target", metavar="T", default="ulx3s-85f", help="for rtl (default: ulx3s-85f)"
     )
@@ -162,7 +164,7 @@ def evaluate(args: argparse.Namespace) -> Outcome:
     elif args.backend == "float":
         data = _score("float", _float_classifier(args.model, model), images, labels)
     else:
-        data = _score("rtl", _device_classifier(args.target, model), images, labels)
+        data = _score("rtl", _device_classifier(args.target, model, args.batch), images, labels)
     text = (
         f"{args.backend}: {count} images, top-1 {data['top1']:.2f} %, top-5 {data['top5']:.2f} %, "
         f"{data['images_per_second']:.1f} images/s"
@@ -217,14 +219,15 @@ def _float_classifier(path: Path, model: Any) -> Classifier:
     return classify
 
 
-def _device_classifier(name: str, model: Any) -> Classifier:
+def _device_classifier(name: str, model: Any, batch: int) -> Classifier:
     """The generated accelerator of a target, in simulation."""
     from hiddenfold.gen.target import Target
 
     target = Target.load(name)
 
     def classify(images: Any, tick: Tick) -> NDArray[np.int64]:
-        result = classify_on_device(model, target, device_url("rtl", name), images, tick=tick)
+        url = device_url("rtl", name)
+        result = classify_on_device(model, target, url, images, batch=batch, tick=tick)
         return ranking(result.logits)
 
     return classify

@@ -13,8 +13,8 @@ from hiddenfold.sw.commands.classify import (
 )
 from hiddenfold.sw.commands.common import (
     Outcome,
+    add_batch,
     add_command,
-    at_least,
     format_table,
     progress_bar,
     top5,
@@ -46,9 +46,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
     )
-    parser.add_argument(
-        "--batch", metavar="B", type=at_least(1), default=1, help="images at a time (default: 1)"
-    )
+    add_batch(parser)
     parser.add_argument(
         "--check",
         action="store_true",

@@ -156,6 +156,8 @@ class Accelerator:
     ) -> RunResult:
         """Run images through the loaded program.
 
+        The last batch is filled up by repeating the last image; what that gives is dropped.
+
         Parameters
         ----------
         images
@@ -187,17 +189,21 @@ class Accelerator:
             raise ValueError(f"watchdog must be in 1..2^32-1 cycles, not {watchdog!r}")
         limit = None if timeout is None else (timeout, time.monotonic() + timeout)
         totals = dict.fromkeys(COUNTERS.values(), 0)
-        logits, traces, seconds = [], [], 0.0
+        logits, traces, processed, seconds = [], [], 0, 0.0
         step = self._require_room(program, len(images))
         for first in range(0, len(images), step):
             part = images[first : first + step]
+            missing = -len(part) % program.batch
+            whole = np.concatenate([part, *[part[-1:]] * missing])
 
             def report(done: int, cycles: int, first: int = first) -> None:
                 if progress is not None:
-                    progress(first + done, len(images), totals["cycles"] + cycles)
+                    done = min(first + done, len(images))
+                    progress(done, len(images), totals["cycles"] + cycles)
 
             started = time.monotonic()
-            outputs = self._run_part(program, part, watchdog, limit, report)
+            outputs = self._run_part(program, whole, watchdog, limit, report)[: len(part)]
+            processed += len(whole)
             seconds += time.monotonic() - started
             for register, name in COUNTERS.items():
                 totals[name] += self._read(register)
@@ -207,6 +213,7 @@ class Accelerator:
         return RunResult(
             logits=np.stack(logits),
             **totals,
+            processed=processed,
             seconds=seconds,
             traces=None if program.trace is None else traces,
         )
@@ -232,7 +239,7 @@ class Accelerator:
         limit: tuple[float, float] | None,
         report: Callable[[int, int], None],
     ) -> list[Output]:
-        """Run images that fit in memory together; ``limit`` is (timeout, deadline)."""
+        """Run whole batches that fit in memory together; ``limit`` is (timeout, deadline)."""
         device = self._device
         if self._read("STATUS") & regmap.STATUS_BUSY:
             self.abort()
@@ -343,17 +350,24 @@ class Accelerator:
         return image_at, image_at + _aligned(images * height * program.pitch)
 
     def _require_room(self, program: Program, images: int) -> int:
-        """Return how many of ``images`` images memory takes at once; raise if not even one."""
+        """Return how many images, up to ``images`` in whole batches, memory takes at once.
+
+        Raises if it does not take one batch.
+        """
         height, _ = program.image
         fixed = _aligned(len(program.memory)) + ALIGNMENT
-        each = height * program.pitch + program.output_bytes
+        each = program.batch * (height * program.pitch + program.output_bytes)
         available = self._device.memory_size - fixed
         if available < each:
+            what = "one image" if program.batch == 1 else f"a batch of {program.batch} images"
             raise AcceleratorError(
-                f"program {program.model!r} needs {fixed + each} bytes of memory for one image, "
+                f"program {program.model!r} needs {fixed + each} bytes of memory for {what}, "
                 f"the device has {self._device.memory_size}: open it with more memory"
             )
-        return min(images, available // each, MAXIMUM_IMAGES)
+        batches = min(
+            -(-images // program.batch), available // each, MAXIMUM_IMAGES // program.batch
+        )
+        return batches * program.batch
 
     def _read(self, name: str) -> int:
         register = regmap.REGISTERS[name]
@@ -383,7 +397,7 @@ def _entries(program: Program, tensors: list[np.ndarray]) -> list[TraceEntry]:
     """Put the names of a trace to its tensors."""
     return [
         TraceEntry(item["name"], item["iteration"], tensor)
-        for item, tensor in zip(program.trace or (), tensors, strict=True)
+        for item, tensor in zip(program.image_trace, tensors, strict=True)
     ]
 
 

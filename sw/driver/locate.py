@@ -26,5 +26,7 @@ def layer_at(program: Program, pc: int) -> str | None:
         return None
     if decode(program.memory[pc : pc + BYTES])["opcode"] not in _PARTS:
         return None
-    before = [layer for layer in program.layers if layer["pc"] <= pc]
-    return max(before, key=lambda layer: layer["pc"])["name"] if before else None
+    before = [
+        (place, layer["name"]) for layer in program.layers for place in layer["pcs"] if place <= pc
+    ]
+    return max(before)[1] if before else None

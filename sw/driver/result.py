@@ -38,7 +38,10 @@ class RunResult:
     logits
         int32 [N, classes].
     cycles, array_cycles, tile_stalls, drain_stalls, bus_stalls, bytes_read, bytes_written
-        The accelerator's counters (docs/spec.md section 8), the sum over all images.
+        The accelerator's counters (docs/spec.md section 8), the sum over all images that it worked
+        on.
+    processed
+        Number of these: N and what filled up the last batch.
     seconds
         Time the runs took on the host's clock, transfers not included.
     traces
@@ -53,6 +56,7 @@ class RunResult:
     bus_stalls: int
     bytes_read: int
     bytes_written: int
+    processed: int
     seconds: float
     traces: list[list[TraceEntry]] | None
 
@@ -62,8 +66,8 @@ class RunResult:
         return len(self.logits)
 
     def per_image(self) -> dict[str, float]:
-        """Return each counter divided by the number of images."""
-        return {name: getattr(self, name) / self.images for name in COUNTERS.values()}
+        """Return each counter divided by the number of images that the accelerator worked on."""
+        return {name: getattr(self, name) / self.processed for name in COUNTERS.values()}
 
     def top5(self) -> np.ndarray:
         """Return the labels of the five largest logits, int [N, min(5, classes)]; ties go low."""

@@ -57,6 +57,7 @@ class _Machine:
     target_id: int
     images: bytes
     image_position: int = 0
+    images_begun: int = 0
     affine_position: int = 0
     bytes_read: int = 0
     pc: int = 0
@@ -72,8 +73,9 @@ class _Machine:
     # Control.
 
     def process(self) -> None:
-        """Execute the program once, that is process one image."""
+        """Execute the program once, that is process a batch of images."""
         self.pc = 0
+        self.images_begun = 0
         loop: tuple[int, int] | None = None  # first instruction of the body, iterations left
         while True:
             fields = self._fetch()
@@ -85,6 +87,8 @@ class _Machine:
                 self._require(fields["seed"] == self.target_id, Error.TARGET)
                 self.affine_position = fields["offset"]
             elif opcode == Opcode.END:
+                self._require(fields["images"] > 0, Error.FIELD)
+                assert fields["images"] == self.images_begun, "END counts other images than IMAGE"
                 return
             elif opcode == Opcode.LOOP:
                 self._require(loop is None and 1 <= fields["count"] <= 255, Error.LOOP)
@@ -137,6 +141,13 @@ class _Machine:
         place = self._place(address, height * width * words)
         return self.act[place].reshape(height, width, words * self.lanes)
 
+    def tensors(
+        self, address: int, images: int, height: int, width: int, words: int
+    ) -> NDArray[np.uint8]:
+        """A view of a tensor of a batch: [images, height, width, words * lanes]."""
+        maps = self.tensor(address, images * height, width, words)
+        return maps.reshape(images, height, width, words * self.lanes)
+
     def check_fields(self, fields: dict[str, int], *sizes: str) -> None:
         """Domains of the fields that IMAGE, CONV and POOL share, and of sizes."""
         self._require(fields["kernel"] in (1, 3, 5, 7), Error.FIELD)
@@ -159,7 +170,9 @@ class _Machine:
         end = start + height * pitch
         self._require(end <= len(self.images), Error.WINDOW)
         data = np.frombuffer(self.images[start:end], np.uint8)
-        self.image_position = end if fields["advance"] else self.image_position
+        if fields["advance"]:
+            self.image_position = end
+            self.images_begun += 1
         self.bytes_read += height * pitch
         image = data.reshape(height, pitch // 4, 4)[:, :width, :3]
         out = self.tensor(fields["dst"], fields["out_h"], fields["out_w"], fields["out_words"])
@@ -228,7 +241,7 @@ class _Convolution:
             raise Fault(Error.MASK_SIGNATURE, machine.pc)
         self._check_spacing()
         state = f["seed"]
-        source = machine.tensor(f["src"], f["in_h"], f["in_w"], f["in_words"])
+        source = machine.tensors(f["src"], f["images"], f["in_h"], f["in_w"], f["in_words"])
         # A pass p works on bits p * planes and up; what no pass works on is not seen.
         seen = (1 << min(8, f["passes"] * machine.parameters["planes"])) - 1
         values = (source & seen).astype(np.float64)
@@ -238,32 +251,38 @@ class _Convolution:
                 states.append(lfsr.jump(states[-1], lfsr.CHANNEL_JUMP))
             state = states.pop()
             weights = self._weights(block, states)
-            total = np.zeros(self._rows, dtype=np.int64)
-            for first, rows in self._tiles():
-                sums = self._accumulate(values, weights, first, rows)
-                if f["logits"]:
-                    total += sums.sum(axis=(0, 1))
-                else:
-                    self._requantize(sums, block, first)
+            total = np.zeros((f["images"], self._rows), dtype=np.int64)
+            for image, images, first, rows in self._tiles():
+                for n in range(image, image + images):
+                    sums = self._accumulate(values[n], weights, first, rows)
+                    if f["logits"]:
+                        total[n] += sums.sum(axis=(0, 1))
+                    else:
+                        self._requantize(sums, block, n, first)
             if f["logits"]:
                 assert np.abs(total).max() < 1 << 31, "a logit does not fit 32 bits"
                 machine.output.append(total.astype("<i4").tobytes())
 
     def _check(self) -> None:
         machine, f = self._machine, self._fields
-        machine.check_fields(f, "in_words", "blocks", "tile_rows", "passes")
-        depth = machine.parameters["psum_depth"]
-        if f["tile_rows"] * f["out_w"] > depth or f["passes"] * machine.parameters["planes"] > 8:
+        sizes = ("in_words", "blocks", "images", "tile_images", "tile_rows", "passes")
+        machine.check_fields(f, *sizes)
+        pixels = f["tile_images"] * f["tile_rows"] * f["out_w"]
+        if (
+            pixels > machine.parameters["psum_depth"]
+            or f["passes"] * machine.parameters["planes"] > 8
+            or (f["tile_images"] > 1 and f["tile_rows"] != f["out_h"])
+        ):
             raise Fault(Error.FIELD, machine.pc)
         if f["logits"]:
             assert f["kernel"] == f["stride"] == 1 and not f["residual"]
             return
-        source = machine.tensor(f["src"], f["in_h"], f["in_w"], f["in_words"])
-        size = f["out_h"], f["out_w"], f["out_words"]
-        out = machine.tensor(f["dst"], *size)
+        source = machine.tensors(f["src"], f["images"], f["in_h"], f["in_w"], f["in_words"])
+        size = f["images"], f["out_h"], f["out_w"], f["out_words"]
+        out = machine.tensors(f["dst"], *size)
         assert not np.shares_memory(source, out), "CONV overwrites what it reads"
         if f["residual"] and f["res"] != f["dst"]:
-            residual = machine.tensor(f["res"], *size)
+            residual = machine.tensors(f["res"], *size)
             assert not np.shares_memory(residual, out), "CONV overwrites its residual elsewhere"
         assert f["blocks"] * self._rows <= f["out_words"] * self._lanes
 
@@ -273,10 +292,15 @@ class _Convolution:
         offsets = [(y, x) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)]
         return sorted(offsets, key=lambda offset: offset != (0, 0))
 
-    def _tiles(self) -> list[tuple[int, int]]:
-        """First row and number of rows of each pixel tile."""
+    def _tiles(self) -> list[tuple[int, int, int, int]]:
+        """First image and number of images, first row and number of rows of each pixel tile."""
         height, step = self._fields["out_h"], self._fields["tile_rows"]
-        return [(first, min(step, height - first)) for first in range(0, height, step)]
+        images, together = self._fields["images"], self._fields["tile_images"]
+        return [
+            (image, min(together, images - image), first, min(step, height - first))
+            for image in range(0, images, together)
+            for first in range(0, height, step)
+        ]
 
     def _reach(self, tap: tuple[int, int], first: int, rows: int) -> tuple[list[int], list[int]]:
         """Output rows of a pixel tile, and columns, whose input of that tap is not padding."""
@@ -291,15 +315,15 @@ class _Convolution:
         f = self._fields
         if f["gap"]:
             return
-        for first, rows in self._tiles():
-            last = np.full((rows, f["out_w"]), -isa.PIXEL_SPACING, dtype=np.int64)
+        for _, images, first, rows in self._tiles():
+            last = np.full((images, rows, f["out_w"]), -isa.PIXEL_SPACING, dtype=np.int64)
             now = 0
             for tap in self._taps:
                 ys, xs = self._reach(tap, first, rows)
-                place = np.ix_([y - first for y in ys], xs)
+                place = np.ix_(range(images), [y - first for y in ys], xs)
                 for _ in range(f["in_words"] * f["passes"]):
-                    count = len(ys) * len(xs)
-                    times = now + np.arange(count).reshape(len(ys), len(xs))
+                    count = images * len(ys) * len(xs)
+                    times = now + np.arange(count).reshape(images, len(ys), len(xs))
                     soon = (times - last[place]).min(initial=isa.PIXEL_SPACING)
                     assert soon >= isa.PIXEL_SPACING, f"a pixel comes again after {soon} cycles"
                     last[place] = times
@@ -358,16 +382,16 @@ class _Convolution:
         self._multiplier = np.array([_signed(entry, 16) for entry in entries], dtype=np.int64)
         self._bias = np.array([_signed(entry >> 16, 24) for entry in entries], dtype=np.int64)
 
-    def _requantize(self, sums: NDArray[np.int64], block: int, first: int) -> None:
-        """Section 4.3 on a pixel tile of a block."""
+    def _requantize(self, sums: NDArray[np.int64], block: int, image: int, first: int) -> None:
+        """Section 4.3 on one image of a pixel tile of a block."""
         machine, f = self._machine, self._fields
-        size = f["out_h"], f["out_w"], f["out_words"]
+        size = f["images"], f["out_h"], f["out_w"], f["out_words"]
         channels = slice(block * self._rows, (block + 1) * self._rows)
-        place = slice(first, first + len(sums)), slice(None), channels
+        place = image, slice(first, first + len(sums)), slice(None), channels
         v = (sums * self._multiplier[channels] >> self._shift) + self._bias[channels]
         if f["residual"]:
-            v += machine.tensor(f["res"], *size)[place].astype(np.int64) * self._residual
-        machine.tensor(f["dst"], *size)[place] = np.clip(v >> 8, 0, (1 << f["out_bits"]) - 1)
+            v += machine.tensors(f["res"], *size)[place].astype(np.int64) * self._residual
+        machine.tensors(f["dst"], *size)[place] = np.clip(v >> 8, 0, (1 << f["out_bits"]) - 1)
 
 
 def _signed(value: int, bits: int) -> int:

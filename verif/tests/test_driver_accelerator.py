@@ -107,7 +107,7 @@ def make_program(**changes) -> Program:
         "model": "net",
         "target": "here",
         "target_id": TARGET,
-        "target_parameters": {"lanes": 16},
+        "target_parameters": {"rows": 4, "lanes": 16},
         "classes": ["a", "b", "c"],
         "image": (2, 3),
         "batch": 1,
@@ -121,7 +121,7 @@ def make_program(**changes) -> Program:
         "instructions": 4,
         "mask_bytes": 0,
         "affine_bytes": 0,
-        "layers": [{"name": "unfold", "pc": 64}, {"name": "classifier", "pc": 128}],
+        "layers": [{"name": "unfold", "pcs": [64]}, {"name": "classifier", "pcs": [128]}],
         "trace": None,
         "memory": image,
     }
@@ -174,6 +174,21 @@ def test_images_that_do_not_fit_together_run_in_parts():
     assert sum(start["IMAGES"] for start in device.starts) == 3000
     assert np.array_equal(result.logits[:, 0], images[:, 0, 0, 0])
     assert result.cycles == len(device.starts) * (1 << 33) + 30_000
+
+
+@pytest.mark.parametrize("count", [3, 7, 3000])
+def test_a_last_batch_is_filled_up(count):
+    accelerator, device = opened()
+    accelerator.load(make_program(batch=3))
+    images, seen = make_images(count), []
+    result = accelerator.run(images, progress=lambda *arguments: seen.append(arguments[:2]))
+    assert all(start["IMAGES"] % 3 == 0 for start in device.starts)
+    assert sum(start["IMAGES"] for start in device.starts) == -(-count // 3) * 3
+    assert result.processed == -(-count // 3) * 3
+    assert result.images == count
+    assert result.per_image()["cycles"] == result.cycles / result.processed
+    assert np.array_equal(result.logits[:, 0], images[:, 0, 0, 0])
+    assert seen[-1] == (count, count)
 
 
 def test_program_is_loaded_once():

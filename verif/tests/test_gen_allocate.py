@@ -8,6 +8,7 @@ import pytest
 
 from hiddenfold.gen.allocate import Step, allocate, coalesce
 from hiddenfold.gen.graph import build
+from hiddenfold.gen.schedule import schedule
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.operations import Loop
 from hiddenfold.verif.golden.random_networks import Limits, random_model
@@ -83,8 +84,9 @@ def unrolled(graph):
 def test_random_networks_keep_what_they_need(seed):
     model = random_model(seed, Limits.of(TARGET, max_macs=300_000))
     graph = build(model, LANES)
-    address, peak = graph.place(TARGET.act_banks, TARGET.act_bank_words)
-    assert address is not None
+    found, peak = schedule(graph, TARGET, 1)
+    assert found is not None
+    address = found.addresses
     used = {v for node in graph.nodes for v in (node.dst, node.src, node.res) if v is not None}
     assert set(address) == used
     assert peak == max(address[v] + graph.words[v] for v in used) <= TARGET.act_words

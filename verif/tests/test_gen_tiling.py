@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from hiddenfold.gen.checksum import repeated_signature, signature
-from hiddenfold.gen.tiling import Geometry, mask_words, needs_gap, rectangles, tile_rows
+from hiddenfold.gen.tiling import (
+    Geometry,
+    PixelTile,
+    mask_words,
+    needs_gap,
+    pixel_tiles,
+    rectangles,
+    tile_images,
+    tile_rows,
+)
 from hiddenfold.hw import isa, lfsr
 from hiddenfold.sw.signs import pack
 
@@ -67,27 +76,33 @@ def test_rectangles_hold_the_pixels_that_a_tap_reaches(kernel, stride, size):
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("repeats", (1, 2, 5))
-def test_gap_is_set_exactly_when_a_pixel_comes_too_soon(kernel, stride, size, repeats):
+@pytest.mark.parametrize("images", (1, 2, 3, 5))
+def test_gap_is_set_exactly_when_a_pixel_comes_too_soon(kernel, stride, size, repeats, images):
     shape = geometry(kernel, stride, *size)
     for rows in {1, max(1, shape.out_h // 2), shape.out_h}:
+        tiles = pixel_tiles(shape.out_h, rows, images, 2 if rows == shape.out_h else 1)
         soon = False
-        for first in range(0, shape.out_h, rows):
+        for tile in tiles:
             last = {}
             now = 0
             for tap in taps(kernel):
-                pixels = reached(shape, tap, first, min(rows, shape.out_h - first))
+                pixels = reached(shape, tap, tile.first_row, tile.rows)
                 for _ in range(repeats):
-                    for pixel in pixels:
+                    for pixel in itertools.product(range(tile.images), pixels):
                         soon |= now - last.get(pixel, -99) < isa.PIXEL_SPACING
                         last[pixel] = now
                         now += 1
-        assert needs_gap(shape, rows, repeats) == soon
+        assert needs_gap(shape, tiles, repeats) == soon
 
 
 def test_gap_is_seldom_needed():
-    assert not needs_gap(geometry(3, 1, 16, 16), 16, 1)
-    assert not needs_gap(geometry(7, 1, 16, 16), 16, 4)
-    assert needs_gap(geometry(3, 1, 2, 2), 2, 1)
+    def gap(shape, repeats, images=1):
+        return needs_gap(shape, [PixelTile(0, shape.out_h, images)], repeats)
+
+    assert not gap(geometry(3, 1, 16, 16), 1)
+    assert not gap(geometry(7, 1, 16, 16), 4)
+    assert gap(geometry(3, 1, 2, 2), 1)
+    assert not gap(geometry(3, 1, 4, 4), 8, images=2)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +118,27 @@ def test_gap_is_seldom_needed():
 )
 def test_tile_rows(height, width, depth, rows):
     assert tile_rows(height, width, depth) == rows
+
+
+@pytest.mark.parametrize(
+    ("images", "map_pixels", "depth", "together"),
+    [
+        (1, 16, 256, 1),
+        (4, 16, 256, 4),
+        (4, 256, 256, 1),
+        (4, 1024, 256, 1),  # not even one map
+        (5, 64, 256, 3),  # two groups, as even as they can be
+        (130, 1, 64, 44),
+    ],
+)
+def test_tile_images(images, map_pixels, depth, together):
+    assert tile_images(images, map_pixels, depth) == together
+
+
+def test_pixel_tiles_come_image_by_image():
+    tiles = [(0, 4, 1), (4, 3, 1)]
+    assert pixel_tiles(7, 4, 2, 1) == tuple(tiles * 2)
+    assert pixel_tiles(7, 7, 5, 3) == ((0, 7, 3), (0, 7, 2))
 
 
 @pytest.mark.parametrize("rows, lanes", [(4, 16), (8, 8), (32, 64), (64, 64), (4, 32)])

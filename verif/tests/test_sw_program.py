@@ -28,11 +28,12 @@ CODE = b"".join(
     )
 )
 
+SHAPE = {"height": 2, "width": 3, "channels": 20, "lane_words": 2}
 PROGRAM = Program(
     model="net",
     target="sim-tiny",
     target_id=0x1234,
-    target_parameters={"lanes": 16},
+    target_parameters={"rows": 2, "lanes": 16},
     classes=["cat", "dög", "emu"],
     image=(2, 3),
     batch=1,
@@ -46,8 +47,8 @@ PROGRAM = Program(
     instructions=6,
     mask_bytes=0,
     affine_bytes=0,
-    layers=[{"name": "a", "pc": 64}],
-    trace=[{"name": "a", "iteration": 0, "height": 2, "width": 3, "channels": 20, "lane_words": 2}],
+    layers=[{"name": "a", "pcs": [64]}],
+    trace=[{"name": "a", "iteration": 0, "image": 0, "images": 1, **SHAPE}],
     memory=CODE,
 )
 
@@ -85,7 +86,7 @@ def test_layout_of_the_file():
     assert (8 + length) % 64 == 0
     assert data[8 + length : -4] == CODE
     header = json.loads(data[8 : 8 + length])
-    assert header["format"] == 1
+    assert header["format"] == 2
     assert header["image_bytes"] == len(CODE)
     assert data[-4:] == struct.pack("<I", zlib.crc32(data[:-4]))
 
@@ -109,22 +110,35 @@ def test_every_truncation_is_found():
 WRONG = {
     "missing": (lambda h: h.pop("macs"), "header keys missing or unknown: macs"),
     "unknown": (lambda h: h.update(extra=1), "header keys missing or unknown: extra"),
-    "format": (lambda h: h.update(format=2), "format must be 1, not 2"),
+    "format": (lambda h: h.update(format=1), "format must be 2, not 1"),
     "negative": (lambda h: h.update(macs=-1), "macs must be an integer in 0..2^63-1, not -1"),
     "truth": (lambda h: h.update(batch=True), "batch must be an integer in 0..2^63-1, not True"),
+    "batch": (lambda h: h.update(batch=256), "batch must be in 1..255, not 256"),
     "text": (lambda h: h.update(model=3), "model must be a string, not 3"),
     "number": (lambda h: h.update(ideal_cycles="1"), "ideal_cycles must be a number in 0..2^63-1"),
     "image": (lambda h: h.update(image=[1]), "image must be [height, width], not [1]"),
     "list": (lambda h: h.update(layers={}), "layers must be a list, not {}"),
-    "layers": (lambda h: h.update(layers=[{"name": "a"}]), "layers must have name and pc, not {'"),
-    "trace": (lambda h: h.update(trace=[{}]), "trace must have height, width, channels, lane_"),
-    "lanes": (lambda h: h.update(target_parameters={}), "target_parameters must have the number"),
+    "layers": (lambda h: h.update(layers=[{"name": "a"}]), "layers must have name and pcs, not {"),
+    "trace": (lambda h: h.update(trace=[{}]), "trace must have image, images, height, width, "),
+    "lanes": (lambda h: h.update(target_parameters={}), "target_parameters must have the numbe"),
     "large": (lambda h: h.update(ideal_cycles=10**400), "ideal_cycles must be a number in 0..2^6"),
     "labels": (lambda h: h.update(classes=[]), "classes must be strings, at least one"),
     "output": (lambda h: h.update(output_bytes=1), "output_bytes must be 208 as logits and trace "),
     "logits": (
         lambda h: h.update(logits=2, output_bytes=200),
         "logits must be at least the 3 classes, not 2",
+    ),
+    "rows": (
+        lambda h: h["target_parameters"].update(rows=3),
+        "logits must be a multiple of 3 rows, not 4",
+    ),
+    "images": (
+        lambda h: h["trace"][0].update(images=2),
+        "images of a trace must be below the batch of 1, not 1",
+    ),
+    "missing image": (
+        lambda h: h.update(batch=2),
+        "trace must have as many bytes of each image",
     ),
     "channels": (
         lambda h: h["trace"][0].update(channels=33),
@@ -186,6 +200,37 @@ def test_output_is_taken_apart():
         assert output.logits.tolist() == list(struct.unpack("<3i", part[192:204].tobytes()))
     with pytest.raises(ValueError, match=r"^Output of 2 images must be 416 bytes, not 415$"):
         PROGRAM.unpack_output(data.tobytes()[:-1], 2)
+
+
+def test_the_output_of_a_batch_is_taken_apart():
+    """A tensor image by image, one of all images, and the logits block by block."""
+    one, two = SHAPE | {"lane_words": 1, "channels": 7}, SHAPE | {"height": 1}
+    entries = [
+        {"name": "a", "iteration": 0, "image": 0, "images": 1, **one},
+        {"name": "a", "iteration": 0, "image": 1, "images": 1, **one},
+        {"name": "b", "iteration": 0, "image": 0, "images": 2, **two},
+    ]
+    program = replace(PROGRAM, batch=2, trace=entries, output_bytes=96 + 96 + 16)
+    assert Program.from_bytes(program.to_bytes()).trace == entries
+    assert program.image_trace == [entries[0], entries[2]]
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 256, (2, 2, 2, 3, 16), dtype=np.uint8)
+    second = rng.integers(0, 256, (2, 2, 1, 3, 32), dtype=np.uint8)
+    logits = rng.integers(-9, 9, (2, 2, 4)).astype("<i4")
+    data = b""
+    for batch in range(2):
+        data += first[batch, 0].tobytes() + first[batch, 1].tobytes() + second[batch].tobytes()
+        for block in range(2):
+            for image in range(2):
+                data += logits[batch, image, 2 * block : 2 * block + 2].tobytes()
+    outputs = program.unpack_output(data, 4)
+    for number, output in enumerate(outputs):
+        batch, image = divmod(number, 2)
+        assert np.array_equal(output.trace[0], first[batch, image][:, :, :7])
+        assert np.array_equal(output.trace[1], second[batch, image][:, :, :20])
+        assert np.array_equal(output.logits, logits[batch, image, :3])
+    with pytest.raises(ValueError, match=r"^Images must be a multiple of the program's batch of 2"):
+        program.unpack_output(data, 3)
 
 
 # Instructions.
