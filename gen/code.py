@@ -107,7 +107,7 @@ class Code:
             "tile_rows": plan.tile_rows,
             "seed": lfsr.layer_state(self.seed, op.stream),
             "offset": self.mask_offset + self.masks.offset(op.stream),
-            "count": self.masks.block_words(op.stream),
+            **self.masks.fields(op.stream),
             "mask_signature": self.masks.signature(op.stream, len(plan.tiles)),
         }
         if isinstance(op, Classifier):

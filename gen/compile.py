@@ -45,9 +45,7 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
     for execution in _in_order(executions, schedule):
         if execution.affine is not None:
             affine.add(affine_record(model.affine[execution.affine], target.rows))
-    masks = MaskStreams(target.rows, target.lanes)
-    for stream, shape in model.weight_shapes().items():
-        masks.add(stream, model.masks[stream], shape.in_channels)
+    masks = MaskStreams(model, target)
 
     affine_offset = instruction_count(schedule, trace) * isa.BYTES
     affine_bytes = affine.bytes()
@@ -64,7 +62,13 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
     if len(memory) >= 1 << 32:
         raise CompileError(f"Memory image must be below 2^32 bytes, not {len(memory)}")
     layers = [
-        _layer(execution, places[execution.name], target, schedule.images_at_once(execution))
+        _layer(
+            execution,
+            places[execution.name],
+            target,
+            schedule.images_at_once(execution),
+            masks.eighths(execution),
+        )
         for execution in executions
     ]
     traced = _trace_entries(executions, schedule, target) if trace else []
@@ -122,9 +126,11 @@ def _totals(
     }
 
 
-def _layer(execution: Execution, places: list[int], target: Target, images: int) -> dict[str, Any]:
+def _layer(
+    execution: Execution, places: list[int], target: Target, images: int, stored: int
+) -> dict[str, Any]:
     """Entry of `layers` for one execution on `images` images at once."""
-    estimate = cost.execution_cost(execution, target, images)
+    estimate = cost.execution_cost(execution, target, images, stored)
 
     def each(value: int) -> int | float:
         return value / images if value % images else value // images

@@ -55,14 +55,19 @@ class Overhead(NamedTuple):
     bytes_read: int
 
 
-def execution_cost(execution: Execution, target: Target, images: int = 1) -> Estimate:
-    """Estimate one execution of an operation on `images` images together."""
+def execution_cost(
+    execution: Execution, target: Target, images: int = 1, stored: int = 8
+) -> Estimate:
+    """Estimate one execution of an operation on `images` images together.
+
+    `stored` of 8 mask bits are in the program.
+    """
     if execution.weight_shape is not None:
         plan = ConvPlan.make(execution, target, images)
         logits = isinstance(execution.op, Classifier)
-        mask_bytes = _tile_count(plan) * len(plan.tiles) * target.tile_bits // 8
+        mask_bytes = _tile_count(plan) * len(plan.tiles) * target.tile_bits * stored // 64
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
-        cycles = MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits)
+        cycles = MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits, mask_bytes)
         return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
     kernel = 1 if isinstance(execution.op, Classifier) else execution.op.kernel
     if isinstance(execution.op, Unfold):
@@ -114,13 +119,13 @@ def _tile_count(plan: ConvPlan) -> int:
     return plan.blocks * plan.shape.kernel**2 * plan.in_words
 
 
-def _conv_cycles(plan: ConvPlan, target: Target, logits: bool) -> int:
+def _conv_cycles(plan: ConvPlan, target: Target, logits: bool, mask_bytes: int) -> int:
     """Two banks of partial sums: one accumulates while the other is drained."""
     supply = target.rows // target.load_rows
     tiles = [(tile, _accumulate(plan, tile, supply)) for tile in plan.tiles]
     # A block's masks and constants come over one bus.
     constants = 0 if logits else 64 * target.rows // target.bus_bits
-    masks = _tile_count(plan) // plan.blocks * len(plan.tiles) * target.tile_bits // target.bus_bits
+    masks = 8 * mask_bytes // (plan.blocks * target.bus_bits)
     busy = sum(cycles for _, cycles in tiles)
     bus_stall = max(0, masks + constants - busy)
     summed = constants + supply  # when the array is free

@@ -27,13 +27,6 @@ def check(model: Model, graph: Graph, target: Target) -> None:
             _check_unfold(execution, execution.op, target)
         if execution.stream is None:
             continue
-        if model.free_eighths(execution.stream) < 8:
-            raise _refusal(
-                execution,
-                target,
-                "its mask is partly frozen, which no target can expand yet: search with "
-                "free_eighths = 8",
-            )
         width = map_shape(execution).width
         if width > target.psum_depth:
             raise _refusal(

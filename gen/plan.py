@@ -10,9 +10,9 @@ from hiddenfold.gen import tiling
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.tiling import Geometry, PixelTile
 from hiddenfold.sw.operations import Classifier, Conv
-from hiddenfold.sw.shapes import Execution, Shape
+from hiddenfold.sw.shapes import Execution, Shape, WeightShape
 
-__all__ = ["ConvPlan", "map_shape"]
+__all__ = ["ConvPlan", "map_shape", "stored_eighths"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,18 @@ class ConvPlan:
 @lru_cache(maxsize=1024)
 def _needs_gap(shape: Geometry, tiles: tuple[PixelTile, ...], repeats: int) -> bool:
     return tiling.needs_gap(shape, tiles, repeats)
+
+
+def stored_eighths(shape: WeightShape, m: int, target: Target) -> int:
+    """How many of 8 mask bits a program stores of a stream of which a model stores `m`.
+
+    All of them where the hardware's view of the frozen ones would differ: it knows no channels that
+    do not exist, and takes whole words of a block's stream.
+    """
+    if shape.in_channels % target.lanes or shape.out_channels % target.rows:
+        return 8
+    block = shape.kernel**2 * shape.in_channels * target.rows * m // 8
+    return m if block % target.mask_bits == 0 else 8
 
 
 def map_shape(execution: Execution) -> Shape:

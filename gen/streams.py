@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.gen.checksum import repeated_signature, signature
+from hiddenfold.gen.plan import stored_eighths
+from hiddenfold.gen.target import Target
 from hiddenfold.gen.tiling import mask_words
 from hiddenfold.sw.affine import Affine
+from hiddenfold.sw.frozen import rotated
+from hiddenfold.sw.model import Model
 from hiddenfold.sw.program import ALIGNMENT
+from hiddenfold.sw.shapes import Execution
 
 __all__ = ["MaskStreams", "Section", "affine_record"]
 
@@ -39,28 +44,38 @@ class Section:
 class MaskStreams:
     """The mask streams of all layers; those of layers with one stream number are one."""
 
-    def __init__(self, rows: int, lanes: int) -> None:
+    def __init__(self, model: Model, target: Target) -> None:
         self.section = Section()
-        self._rows = rows
-        self._lanes = lanes
         self._words: dict[int, NDArray[np.uint64]] = {}
         self._offsets: dict[int, int] = {}
+        self._fields: dict[int, dict[str, int]] = {}
+        self._stored: dict[int, int] = {}
+        for stream, shape in model.weight_shapes().items():
+            m, pattern = model.free_eighths(stream), model.pattern(stream)
+            stored = stored_eighths(shape, m, target)
+            mask = model.masks[stream]
+            groups = rotated(mask, pattern) if stored < 8 else mask.astype("<u8").view(np.uint8)
+            words = mask_words(groups, shape.in_channels, target.rows, target.lanes, stored)
+            self._stored[stream] = stored
+            self._words[stream] = words
+            self._offsets[stream] = self.section.add(words.astype("<u8").tobytes(), ALIGNMENT)
+            self._fields[stream] = {
+                "frozen": int(m < 8),
+                "free": (8 // stored).bit_length() - 1,
+                "count": words.shape[1],
+            }
 
-    def add(self, stream: int, mask: NDArray[np.uint64], channels: int) -> None:
-        """Add the mask uint64[Cout, taps, CW] of a stream for `channels` input channels."""
-        if stream in self._words:
-            return
-        words = mask_words(mask, channels, self._rows, self._lanes)
-        self._words[stream] = words
-        self._offsets[stream] = self.section.add(words.astype("<u8").tobytes(), ALIGNMENT)
+    def eighths(self, execution: Execution) -> int:
+        """How many of 8 mask bits the program stores; 8 for an operation without weights."""
+        return 8 if execution.stream is None else self._stored[execution.stream]
 
     def offset(self, stream: int) -> int:
         """Where a stream starts in the section."""
         return self._offsets[stream]
 
-    def block_words(self, stream: int) -> int:
-        """Words of 64 bits of one block."""
-        return self._words[stream].shape[1]
+    def fields(self, stream: int) -> dict[str, int]:
+        """Fields of CONV that are the same for all layers with the stream."""
+        return self._fields[stream]
 
     def signature(self, stream: int, pixel_tiles: int) -> int:
         """Signature of the words as they are read: a block once per pixel tile."""

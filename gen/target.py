@@ -185,6 +185,11 @@ class Target:
         """Mask bits of one tile; a multiple of 64."""
         return self.rows * self.lanes
 
+    @property
+    def mask_bits(self) -> int:
+        """Bits of the mask stream that the tile loader takes at once; a multiple of 64."""
+        return max(self.bus_bits, self.load_rows * self.lanes)
+
     def _key(self, key: str) -> str:
         return f"Target {self.name!r}: {key}"
 

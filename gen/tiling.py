@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.hw import isa
+from hiddenfold.sw import frozen
 from hiddenfold.sw.signs import tap_order
 
 __all__ = [
@@ -164,13 +165,19 @@ def _distance(a: Rectangle, b: Rectangle, images: int) -> int | None:
     )
 
 
-def mask_words(mask: NDArray[np.uint64], channels: int, rows: int, lanes: int) -> NDArray:
-    """Mask stream of a layer as uint64[blocks, words] from its mask uint64[Cout, taps, CW]."""
-    outputs, taps, _ = mask.shape
+def mask_words(
+    groups: NDArray[np.uint8], channels: int, rows: int, lanes: int, stored: int = 8
+) -> NDArray[np.uint64]:
+    """Mask stream of a layer as uint64[blocks, words].
+
+    `groups`, uint8[Cout, taps, 8 * CW], holds `stored` mask bits of each group of 8 channels in its
+    low bits: a mask's bytes, or those of `frozen.rotated`.
+    """
+    outputs, taps, _ = groups.shape
     blocks, lane_words = -(-outputs // rows), -(-channels // lanes)
-    # A lane word is a whole number of bytes, so tiles are cut and turned without unpacking bits.
-    data = np.ascontiguousarray(mask, dtype="<u8").view(np.uint8)
+    # A lane word is a whole number of groups, so tiles are cut and turned without unpacking bits.
     padded = np.zeros((blocks * rows, taps, lane_words * lanes // 8), dtype=np.uint8)
-    padded[:outputs] = data[:, :, : padded.shape[2]]
+    padded[:outputs] = groups[:, :, : padded.shape[2]]
     tiles = padded.reshape(blocks, rows, taps, lane_words, lanes // 8).transpose(0, 2, 3, 1, 4)
-    return np.ascontiguousarray(tiles).reshape(blocks, -1).view("<u8").astype(np.uint64)
+    packed = frozen.pack(tiles, stored).reshape(blocks, -1)
+    return packed.view("<u8").astype(np.uint64)

@@ -265,8 +265,9 @@ class ConvEngine(wiring.Component):
         """Give each unit the instruction fields that it has members for."""
         names = {"add_residual": "residual"}
         fields = (
-            "seed kernel stride passes gap top in_words in_h in_w blocks images tile_images out_h "
-            "out_w out_words out_bits tile_rows src dst res count logits add_residual"
+            "seed frozen free kernel stride passes gap top in_words in_h in_w blocks images "
+            "tile_images out_h out_w out_words out_bits tile_rows src dst res count logits "
+            "add_residual"
         ).split()
         for unit in units:
             for field in fields:

@@ -147,6 +147,7 @@ class FieldCheck(wiring.Component):
                         | ((i.tile_images != 1) & (i.tile_rows != i.out_h))
                         | (tile_pixels > self._depth)
                         | (i.count == 0)
+                        | ((i.free != 0) & ~i.frozen)
                     ),
                     outside.eq(
                         src_wrong

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight generator: LFSR signs merged with the mask stream into tiles of ternary codes."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hiddenfold.hw import lfsr
+from hiddenfold.hw.expand import FREE_VALUES, GROUP, Expander
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.signature import Signature, leap
 
@@ -14,7 +15,8 @@ from hiddenfold.hw.signature import Signature, leap
 class TileLoader(wiring.Component):
     """Makes ``load_rows`` rows of ``lanes`` (mask, negative) codes a cycle, tile after tile.
 
-    The state of each row's stream lives in a small RAM and moves one leap per 64 channels. Row
+    The state of each row's stream lives in a small RAM and moves one leap per 64 channels, two with
+    ``frozen``: the state is then the sign word, the next one the freeze word. Row
     start states are made on the fly: the first tile of a block walks a chain of jumps by
     ``lfsr.CHANNEL_JUMP``, so no seed table exists (docs/spec.md sections 1.2, 1.3, 6).
 
@@ -27,12 +29,16 @@ class TileLoader(wiring.Component):
     rows, lanes, load_rows
         Shape of the array; rows made a cycle.
     mask_bits
-        Width of a mask word. ``rows * lanes`` is a multiple of it, and it of ``load_rows * lanes``.
+        Width of a mask word. It is a multiple of ``load_rows * lanes``, and a
+        block's part of the stream is a multiple of it.
 
     Members
     -------
     start
         Begin a layer; ``seed`` and the loop bounds must be valid from this cycle to the end.
+    frozen, free
+        Two generator words per position; ``8 >> free`` of 8 mask bits are in the stream, the others
+        come from the freeze word (docs/spec.md section 2.1).
     i
         Words of the mask stream.
     release
@@ -57,6 +63,8 @@ class TileLoader(wiring.Component):
                 **LOOP_BOUNDS,
                 "start": In(1),
                 "seed": In(64),
+                "frozen": In(1),
+                "free": In(range(FREE_VALUES)),
                 "kernel": In(4),
                 "in_words": In(16),
                 "i": In(stream.Signature(mask_bits)),
@@ -100,9 +108,12 @@ class TileLoader(wiring.Component):
         ]
         m.d.sync += last_tap.eq(self.kernel * self.kernel - 1)
 
-        # Masks: a word holds one or more groups of rows, lowest bits first.
-        per_word = len(self.i.payload) // width
-        part = Signal(range(per_word))
+        # Masks: a word holds those of one or more groups of rows, lowest bits first. A step's share
+        # of a word is counted in units of what it takes with one stored bit of eight.
+        unit = width // GROUP
+        units = len(self.i.payload) // unit
+        place = Signal(range(units))
+        after = Signal(range(units + 1))
         shadow_full = Signal()
         take = Signal()
         finish = Signal()
@@ -110,7 +121,8 @@ class TileLoader(wiring.Component):
             take.eq(~self.done & ~(shadow_full & ~self.release & (group == 0)) & self.i.valid),
             finish.eq(take & last_group),
             self.full.eq((shadow_full & ~self.release) | finish),
-            self.i.ready.eq(take & (part == per_word - 1)),
+            after.eq(place + (GROUP >> self.free)),
+            self.i.ready.eq(take & after[-1]),
             check.data.eq(self.i.payload),
             check.en.eq(self.i.ready),
         ]
@@ -136,30 +148,35 @@ class TileLoader(wiring.Component):
             state_write.addr.eq(group),
             state_write.en.eq(take),
         ]
-        signs = Signal(width)
+        signs, freezes = Signal(width), Signal(width)
         for n, start in enumerate(starts):
-            state = Signal(64, name=f"state{n}")
+            state, freeze = Signal(64, name=f"state{n}"), Signal(64, name=f"freeze{n}")
+            following = Mux(self.frozen, leap(freeze), freeze)
             m.d.comb += [
                 state.eq(Mux(first, start, state_read.data.word_select(n, 64))),
-                state_write.data.word_select(n, 64).eq(Mux(step_state, leap(state), state)),
-                signs.word_select(n, lanes).eq(
-                    state.word_select(word[:share], lanes) if share else state
-                ),
+                freeze.eq(leap(state)),
+                state_write.data.word_select(n, 64).eq(Mux(step_state, following, state)),
             ]
+            for bits, source in ((signs, state), (freezes, freeze)):
+                part = source.word_select(word[:share], lanes) if share else source
+                m.d.comb += bits.word_select(n, lanes).eq(part)
 
         # The way to the shadow tile.
+        m.submodules.expander = expander = Expander(width=width)
         taken = Signal()
         taken_group = Signal.like(group)
-        taken_mask, taken_signs = Signal(width), Signal(width)
+        place_bits = Cat(Const(0, exact_log2(unit)), place)
+        m.d.comb += expander.free.eq(self.free)
         m.d.sync += [
             taken.eq(take),
             taken_group.eq(group),
-            taken_mask.eq(self.i.payload.word_select(part, width)),
-            taken_signs.eq(signs),
+            expander.stored.eq(self.i.payload.bit_select(place_bits, width)),
+            expander.sign.eq(signs),
+            expander.freeze.eq(freezes),
             self.load.eq(taken),
             self.group.eq(taken_group),
-            self.mask.eq(taken_mask),
-            self.negative.eq(taken_mask & taken_signs),
+            self.mask.eq(expander.mask),
+            self.negative.eq(expander.mask & expander.sign),
         ]
 
         with m.If(self.start):
@@ -168,12 +185,12 @@ class TileLoader(wiring.Component):
                 tap.eq(0),
                 word.eq(0),
                 group.eq(0),
-                part.eq(0),
+                place.eq(0),
                 chain.eq(self.seed),
                 block_start.eq(self.seed),
             ]
         with m.Elif(take):
-            m.d.sync += [group.eq(group + 1), part.eq(part + 1 if per_word > 1 else 0)]
+            m.d.sync += [group.eq(group + 1), place.eq(after)]
             with m.If(first):
                 m.d.sync += chain.eq(next_group)
             with m.If(last_group):

@@ -25,7 +25,9 @@ __all__ = [
     "check_free",
     "compress",
     "expand",
+    "pack",
     "pattern",
+    "rotated",
     "stored_bits",
     "stored_bytes",
     "word_stride",
@@ -107,11 +109,20 @@ def compress(mask: NDArray[np.uint64], frozen: Pattern) -> bytes:
     """The stored form of a mask that agrees with the pattern."""
     if frozen.m == 8:
         return mask.astype("<u8").tobytes()
-    mask_bytes, rotation = _bytes(mask).astype(np.uint16), frozen.rotation
-    groups = (mask_bytes >> rotation | mask_bytes << (8 - rotation)).astype(np.uint8)
-    bits = np.unpackbits(groups[..., None], axis=-1, count=frozen.m, bitorder="little")
-    packed = np.packbits(bits, bitorder="little").tobytes()
+    packed = pack(rotated(mask, frozen), frozen.m).tobytes()
     return packed + bytes(-len(packed) % 8)
+
+
+def rotated(mask: NDArray[np.uint64], frozen: Pattern) -> NDArray[np.uint8]:
+    """The mask's groups, uint8[Cout, taps, 8 * CW], with the stored bits in the low m bits."""
+    mask_bytes, rotation = _bytes(mask).astype(np.uint16), frozen.rotation
+    return (mask_bytes >> rotation | mask_bytes << (8 - rotation)).astype(np.uint8)
+
+
+def pack(groups: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
+    """The low m bits of all groups without gaps, from bit 0 of the first byte on."""
+    bits = np.unpackbits(groups[..., None], axis=-1, count=m, bitorder="little")
+    return np.packbits(bits, bitorder="little")
 
 
 def expand(data: bytes, frozen: Pattern) -> NDArray[np.uint64]:

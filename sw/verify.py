@@ -211,4 +211,4 @@ def _configured(config: Path | str, seed: int) -> Model:
 
 def network_limits(target: Target) -> Limits:
     """What a network may need to run on the target, in reasonable time in simulation."""
-    return Limits.of(target, max_macs=int(CYCLES * target.macs_per_cycle))
+    return Limits.of(target, max_macs=int(CYCLES * target.macs_per_cycle), frozen=True)

@@ -73,8 +73,9 @@ class Device {
     bool irq() const { return top_->irq; }
     const char* violation() const { return violation_.empty() ? nullptr : violation_.c_str(); }
 
-    void configure(uint32_t latency, uint32_t stall, uint64_t seed) {
+    void configure(uint32_t latency, uint32_t interval, uint32_t stall, uint64_t seed) {
         latency_ = latency;
+        interval_ = interval;
         stall_ = stall;
         random_ = seed * 0x9E3779B97F4A7C15u | 1;
     }
@@ -248,12 +249,14 @@ class Device {
             if (--burst.beats == 0) reads_.pop_front();
         }
         if (s.b) responses_.pop_front();
+        // Reads and writes share the memory's pins; the transfer was in the cycle before.
+        if (s.r || s.w) free_ = cycle_ - 1 + interval_;
         // A VALID that is up stays up, with the same payload, until its READY.
         drive_read(top_->m_axi_rvalid && !s.r);
         drive_response(top_->m_axi_bvalid && !s.b);
         top_->m_axi_arready = reads_.size() < kOutstanding && !stall();
         top_->m_axi_awready = writes_.size() < kOutstanding && !stall();
-        top_->m_axi_wready = !writes_.empty() && !stall();
+        top_->m_axi_wready = !writes_.empty() && cycle_ >= free_ && !stall();
         previous_ = s;
     }
 
@@ -280,7 +283,7 @@ class Device {
     void drive_read(bool hold) {
         if (hold) return;
         top_->m_axi_rvalid = 0;
-        if (reads_.empty() || reads_.front().ready > cycle_ || stall()) return;
+        if (reads_.empty() || reads_.front().ready > cycle_ || cycle_ < free_ || stall()) return;
         const Burst& burst = reads_.front();
         const uint64_t beat = burst.address & ~uint64_t(kBusBytes - 1);
         const uint32_t response = response_for(beat, true);
@@ -363,8 +366,9 @@ class Device {
 
     uint64_t base_, size_;
     uint8_t* memory_ = nullptr;
-    uint32_t latency_ = 40, stall_ = 0;
+    uint32_t latency_ = 40, interval_ = 1, stall_ = 0;
     uint64_t random_ = 1, cycle_ = 0;
+    uint64_t free_ = 0;  // first cycle in which a beat may be transferred
     std::vector<Fault> faults_;
     std::deque<Burst> reads_, writes_, responses_;
     std::string violation_;
@@ -386,8 +390,9 @@ HF_API Device* hf_create(uint64_t base, uint64_t size) {
 }
 HF_API void hf_destroy(Device* d) { delete d; }
 HF_API uint8_t* hf_memory(Device* d) { return d->memory(); }
-HF_API void hf_configure(Device* d, uint32_t latency, uint32_t stall, uint64_t seed) {
-    d->configure(latency, stall, seed);
+HF_API void hf_configure(Device* d, uint32_t latency, uint32_t interval, uint32_t stall,
+                         uint64_t seed) {
+    d->configure(latency, interval, stall, seed);
 }
 HF_API void hf_add_fault(Device* d, uint64_t begin, uint64_t end, uint32_t response, uint32_t reads,
                          uint32_t writes) {

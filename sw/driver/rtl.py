@@ -28,10 +28,11 @@ FAULTS = {"SLVERR": 2, "DECERR": 3, "no answer": 4}
 class RtlDevice(Device):
     """A simulated accelerator with its memory.
 
-    The AXI4 memory answers one beat a cycle after ``read_latency`` cycles, with up to 16 bursts
-    outstanding. ``stall`` is the probability with which it is not ready in a cycle, on each
-    channel, from the random numbers of ``seed``. It checks the accelerator's side of the protocol:
-    a broken rule is a :class:`DeviceError`.
+    The AXI4 memory answers one beat in ``beat_interval`` cycles after ``read_latency`` cycles, with
+    up to 16 bursts outstanding; an interval of 4 on a 64-bit bus is like a memory of 16 bits.
+    ``stall`` is the probability with which it is not ready in a cycle, on each channel, from the
+    random numbers of ``seed``. It checks the accelerator's side of the protocol: a broken rule is a
+    :class:`DeviceError`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class RtlDevice(Device):
         *,
         memory_size: int = 64 << 20,
         read_latency: int = 40,
+        beat_interval: int = 1,
         stall: float = 0.0,
         seed: int = 0,
         trace_file: Path | str | None = None,
@@ -62,7 +64,9 @@ class RtlDevice(Device):
         self._memory = np.ctypeslib.as_array(
             ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), (memory_size,)
         )
-        self.configure(read_latency=read_latency, stall=stall, seed=seed)
+        self.configure(
+            read_latency=read_latency, beat_interval=beat_interval, stall=stall, seed=seed
+        )
         if trace_file is not None and not self._library.hf_start_trace(
             self._handle, str(trace_file).encode()
         ):
@@ -92,14 +96,27 @@ class RtlDevice(Device):
         )
         return cls(library, trace_file=trace_file, **options)
 
-    def configure(self, *, read_latency: int = 40, stall: float = 0.0, seed: int = 0) -> None:
+    def configure(
+        self,
+        *,
+        read_latency: int = 40,
+        beat_interval: int = 1,
+        stall: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         """Set the memory's timing; see the class."""
         if not 0 <= read_latency < 1 << 20:
             raise ValueError(f"read latency must be in 0..2^20-1 cycles, not {read_latency!r}")
+        if not 1 <= beat_interval < 1 << 20:
+            raise ValueError(f"beat interval must be in 1..2^20-1 cycles, not {beat_interval!r}")
         if not 0 <= stall < 1:
             raise ValueError(f"stall must be a probability below 1, not {stall!r}")
         self._library.hf_configure(
-            self._open_handle(), read_latency, int(stall * 65536), seed & (1 << 64) - 1
+            self._open_handle(),
+            read_latency,
+            beat_interval,
+            int(stall * 65536),
+            seed & (1 << 64) - 1,
         )
 
     def add_fault(
@@ -205,7 +222,7 @@ def _load(library: Path) -> ctypes.CDLL:
         ("hf_create", handle, u64, u64),
         ("hf_destroy", None, handle),
         ("hf_memory", handle, handle),
-        ("hf_configure", None, handle, u32, u32, u64),
+        ("hf_configure", None, handle, u32, u32, u32, u64),
         ("hf_add_fault", None, handle, u64, u64, u32, u32, u32),
         ("hf_clear_faults", None, handle),
         ("hf_reset", None, handle, u32),

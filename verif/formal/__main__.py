@@ -5,13 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from hiddenfold.verif.formal import axi_lite, axi_read, axi_write, generator
+from hiddenfold.verif.formal import axi_lite, axi_read, axi_write, expand, generator
 from hiddenfold.verif.formal.prover import prove, reach
 
 #: Name, what to prove, cycles of induction, cycles within which all covers must be reached.
 PROOFS = [
     ("leap = 64 serial steps", generator.harness_leap, 1, 1),
     ("signature of two words a cycle", generator.harness_signature, 2, 3),
+    ("expansion of partly frozen masks", expand.harness, 1, 1),
     ("AXI4-Lite slave and status", axi_lite.harness, 3, 12),
     ("AXI4 read channel", axi_read.harness, 4, 16),
     ("AXI4 write channel", axi_write.harness, 4, 24),

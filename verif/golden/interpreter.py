@@ -271,6 +271,7 @@ class _Convolution:
         if (
             pixels > machine.parameters["psum_depth"]
             or f["passes"] * machine.parameters["planes"] > 8
+            or (f["free"] and not f["frozen"])
             or (f["tile_images"] > 1 and f["tile_rows"] != f["out_h"])
         ):
             raise Fault(Error.FIELD, machine.pc)
@@ -340,17 +341,25 @@ class _Convolution:
         words = f["count"] * block
         data = np.frombuffer(self._machine.memory, "<u8", f["count"], f["offset"] + 8 * words)
         bits = np.unpackbits(np.ascontiguousarray(data).view(np.uint8), bitorder="little")
-        masks = bits.reshape(taps, lane_words, self._rows, self._lanes).transpose(0, 1, 3, 2)
-        sign_words = -(-lane_words * self._lanes // 64)
+        channels = lane_words * self._lanes
+        stride = 1 + f["frozen"]
+        positions = -(-channels // 64)
         signs = np.stack(
             [
-                self._machine.signs(state, taps * sign_words).reshape(taps, sign_words * 64)
+                self._machine.signs(state, taps * positions * stride).reshape(taps, -1, stride, 64)
                 for state in states
-            ],
-            axis=-1,
+            ]
+        )  # [rows, taps, positions, word of the position, bit]
+        sign, freeze = (
+            signs[:, :, :, word].reshape(self._rows, taps, -1)[:, :, :channels]
+            for word in (0, stride - 1)
         )
-        channels = lane_words * self._lanes
-        return (masks.reshape(taps, channels, self._rows) * signs[:, :channels]).astype(np.float64)
+        # Stored bits: [rows, taps, groups of 8 channels, bits of the group].
+        m = 8 >> f["free"]
+        stored = bits.reshape(taps, lane_words, self._rows, self._lanes // 8, m)
+        stored = stored.transpose(2, 0, 1, 3, 4).reshape(self._rows, taps, -1, m)
+        masks = _expand(stored, sign < 0, freeze < 0).reshape(self._rows, taps, channels)
+        return (masks * sign).transpose(1, 2, 0).astype(np.float64)
 
     def _accumulate(
         self, values: NDArray[np.float64], weights: NDArray[np.float64], first: int, rows: int
@@ -392,6 +401,21 @@ class _Convolution:
         if f["residual"]:
             v += machine.tensors(f["res"], *size)[place].astype(np.int64) * self._residual
         machine.tensors(f["dst"], *size)[place] = np.clip(v >> 8, 0, (1 << f["out_bits"]) - 1)
+
+
+def _expand(
+    stored: NDArray[np.uint8], sign: NDArray[np.bool_], freeze: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Section 2.1: masks of groups of 8 channels, of which the last axis of `stored` has some."""
+    size = *stored.shape[:-1], 8
+    sign, masks = sign.reshape(size), freeze.reshape(size).astype(np.uint8)
+    rotation = (sign ^ masks)[..., :3] @ np.array([1, 2, 4])
+    if stored.shape[-1] == 8:
+        rotation[:] = 0
+    for j in range(stored.shape[-1]):
+        place = (rotation + j)[..., None] % 8
+        np.put_along_axis(masks, place, stored[..., j : j + 1], axis=-1)
+    return masks
 
 
 def _signed(value: int, bits: int) -> int:

@@ -123,7 +123,9 @@ def random_model(seed: int, limits: Limits | None = None) -> Model:
     """
     limits = limits or Limits()
     rng = np.random.default_rng(seed)
-    builder = _Builder(rng, limits)
+    # A program stores partly frozen masks in full unless channels fill lane words and blocks.
+    fill = limits.frozen and limits.lanes > 1 and seed % 3 == 0
+    builder = _Builder(rng, limits, step=64 if fill else 1)
     builder.start()
     for _ in range(int(rng.integers(0, limits.max_segments + 1))):
         builder.extend()
@@ -172,8 +174,9 @@ def random_image(rng: np.random.Generator, height: int, width: int) -> NDArray[n
 class _Builder:
     """Grows a list of operations; what would break the limits is not added."""
 
-    def __init__(self, rng: np.random.Generator, limits: Limits) -> None:
+    def __init__(self, rng: np.random.Generator, limits: Limits, step: int) -> None:
         self._rng = rng
+        self._step = step  # numbers of channels are multiples of it
         self._limits = limits
         self._ops: list[Operation] = []
         self._streams = 0
@@ -387,8 +390,8 @@ class _Builder:
     def _channels(self, limit: int | None = None) -> int:
         limit = limit or self._limits.max_channels
         if self._rng.random() < 0.5:
-            return int(self._rng.choice([n for n in _EDGES if n <= limit]))
-        return self._below(limit)
+            return _up(int(self._rng.choice([n for n in _EDGES if n <= limit])), self._step)
+        return _up(self._below(limit), self._step)
 
     def _kernel(self, limit: int) -> int:
         kernels = [k for k in (1, 3, 3, 3, 5, 7) if k <= limit]

@@ -56,7 +56,7 @@ def interpret(program, images):
 @pytest.mark.parametrize("seed", range(12))
 def test_every_layer_is_the_golden_models(name, seed):
     target = TARGETS[name]
-    model = random_model(seed, Limits.of(target, max_macs=200_000))
+    model = random_model(seed, Limits.of(target, max_macs=200_000, frozen=True))
     images = random_images(model, seed)
     program = Program.from_bytes(compile_model(model, target, trace=True).to_bytes())
     assert first_mismatch(Golden(model).trace(images), interpret(program, images)) is None
@@ -77,7 +77,7 @@ def test_a_batch_is_the_golden_models(name, batch, seed):
 
 @pytest.mark.parametrize("seed", range(100, 106))
 def test_logits_without_a_trace(seed):
-    model = random_model(seed, Limits.of(TINY, max_macs=300_000))
+    model = random_model(seed, Limits.of(TINY, max_macs=300_000, frozen=True))
     images = random_images(model, seed, 3)
     program = compile_model(model, TINY)
     assert program.trace is None

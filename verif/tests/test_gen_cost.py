@@ -23,7 +23,7 @@ def accelerator():
 @pytest.mark.parametrize("trace", (False, True), ids=("logits", "trace"))
 @pytest.mark.parametrize("seed", range(200, 208))
 def test_bytes_are_exact_and_cycles_are_close(accelerator, seed, trace):
-    model = random_model(seed, Limits.of(TARGET, max_macs=300_000))
+    model = random_model(seed, Limits.of(TARGET, max_macs=300_000, frozen=True))
     program = compile_model(model, TARGET, trace=trace)
     images = np.stack([random_image(np.random.default_rng(seed), *model.image)] * 3)
     accelerator.load(program)

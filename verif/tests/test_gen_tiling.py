@@ -146,7 +146,7 @@ def test_pixel_tiles_come_image_by_image():
 def test_mask_words_hold_every_bit_at_its_place(rows, lanes, outputs, inputs, kernel):
     bits = np.random.default_rng(1).random((outputs, inputs, kernel, kernel)) < 0.5
     mask = pack(bits).reshape(outputs, kernel * kernel, -1)
-    words = mask_words(mask, inputs, rows, lanes)
+    words = mask_words(mask.view(np.uint8), inputs, rows, lanes)
     blocks, lane_words = -(-outputs // rows), -(-inputs // lanes)
     assert words.shape == (blocks, kernel * kernel * lane_words * rows * lanes // 64)
     found = np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, bitorder="little")
@@ -157,6 +157,24 @@ def test_mask_words_hold_every_bit_at_its_place(rows, lanes, outputs, inputs, ke
             place = channel // rows, index, lane // lanes, channel % rows, lane % lanes
             expected[place] = bits[channel, lane, dy + kernel // 2, dx + kernel // 2]
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("rows, lanes", [(4, 16), (8, 8), (32, 64)])
+@pytest.mark.parametrize("stored", [4, 2, 1])
+def test_mask_words_hold_the_stored_bits_without_gaps(rows, lanes, stored):
+    outputs, inputs, positions = 2 * rows, 3 * lanes, 16
+    groups = np.random.default_rng(1).integers(
+        0, 1 << stored, (outputs, positions, 8 * -(-inputs // 64)), dtype=np.uint8
+    )
+    words = mask_words(groups, inputs, rows, lanes, stored)
+    expected = 0
+    place = 0
+    for block, tap, word in itertools.product(range(2), range(positions), range(3)):
+        for row, group in itertools.product(range(rows), range(lanes // 8)):
+            bits = groups[block * rows + row, tap, word * (lanes // 8) + group]
+            expected |= int(bits) << place
+            place += stored
+    assert words.astype("<u8").tobytes() == expected.to_bytes(place // 8, "little")
 
 
 @pytest.mark.parametrize("blocks, words, times", [(1, 1, 1), (1, 8, 1), (3, 5, 2), (4, 33, 3)])

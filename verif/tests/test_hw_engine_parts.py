@@ -39,27 +39,32 @@ def simulate(component, testbench, *, background=()):
         "blocks",
         "out_h",
         "tile_rows",
+        "m",
     ),
     [
-        (8, 8, 1, 64, 1, 1, 1, 1, 1),  # smallest layer
-        (8, 8, 1, 64, 3, 3, 2, 5, 2),  # several lane words, blocks and pixel tiles
-        (4, 16, 2, 64, 3, 5, 2, 4, 4),  # crosses a 64-channel word, two groups a mask word
-        (8, 64, 1, 64, 3, 2, 3, 2, 1),  # a mask word a row
-        (4, 32, 1, 128, 1, 3, 2, 3, 2),  # several rows a mask word
-        (4, 64, 2, 128, 5, 1, 2, 1, 1),  # two rows a mask word
-        (8, 64, 2, 128, 1, 1, 3, 2, 1),  # one tile a block
+        (8, 8, 1, 64, 1, 1, 1, 1, 1, 8),  # smallest layer
+        (8, 8, 1, 64, 3, 3, 2, 5, 2, 8),  # several lane words, blocks and pixel tiles
+        (4, 16, 2, 64, 3, 5, 2, 4, 4, 8),  # crosses a 64-channel word, two groups a mask word
+        (8, 64, 1, 64, 3, 2, 3, 2, 1, 8),  # a mask word a row
+        (4, 32, 1, 128, 1, 3, 2, 3, 2, 8),  # several rows a mask word
+        (4, 64, 2, 128, 5, 1, 2, 1, 1, 8),  # two rows a mask word
+        (8, 64, 2, 128, 1, 1, 3, 2, 1, 8),  # one tile a block
+        (8, 8, 1, 64, 3, 8, 2, 2, 1, 1),  # stored bits of eight rows in a byte
+        (4, 16, 2, 64, 3, 6, 2, 2, 1, 4),  # a block ends with a mask word, not a tile
+        (4, 64, 2, 128, 1, 2, 2, 1, 1, 2),
+        (4, 64, 1, 64, 1, 2, 2, 2, 1, 1),
     ],
 )
 @pytest.mark.parametrize("idle", [0.0, 0.5])
 def test_tile_loader(
-    rows, lanes, load_rows, mask_bits, kernel, in_words, blocks, out_h, tile_rows, idle
+    rows, lanes, load_rows, mask_bits, kernel, in_words, blocks, out_h, tile_rows, m, idle
 ):
     rng = random.Random(f"{rows}{lanes}{kernel}{in_words}{idle}")
     seed = rng.getrandbits(64) | 1
     taps = kernel * kernel
     words = -(-in_words * lanes // 64)
-    masks = {
-        (block, tap, word, row): rng.getrandbits(lanes)
+    stored_masks = {
+        (block, tap, word, row): rng.getrandbits(lanes * m // 8)
         for block in range(blocks)
         for tap in range(taps)
         for word in range(in_words)
@@ -75,26 +80,36 @@ def test_tile_loader(
                         channel = block * rows + row
                         state = lfsr.jump(seed, channel * lfsr.CHANNEL_JUMP)
                         position = word * lanes
-                        for _ in range(tap * words + position // 64):
+                        for _ in range((tap * words + position // 64) * (1 if m == 8 else 2)):
                             state = lfsr.leap(state)
                         sign = state >> position % 64 & (1 << lanes) - 1
-                        mask = masks[block, tap, word, row]
+                        freeze = lfsr.leap(state) >> position % 64 & (1 << lanes) - 1
+                        stored = stored_masks[block, tap, word, row]
+                        mask = freeze if m < 8 else stored
+                        for n in range(lanes * m // 8 if m < 8 else 0):
+                            group, j = divmod(n, m)
+                            rotation = (sign ^ freeze) >> 8 * group & 7
+                            place = 8 * group + (rotation + j) % 8
+                            mask = mask & ~(1 << place) | (stored >> n & 1) << place
                         tile.append((mask, mask & sign))
-                        bits.append(mask)
+                        bits.append(stored)
                     expected.append(tile)
-    masks_in = sum(mask << lanes * n for n, mask in enumerate(bits))
+    row_bits = lanes * m // 8
+    masks_in = sum(stored << row_bits * n for n, stored in enumerate(bits))
     words_in = [
         masks_in >> mask_bits * n & (1 << mask_bits) - 1
-        for n in range(len(bits) * lanes // mask_bits)
+        for n in range(len(bits) * row_bits // mask_bits)
     ]
     signature = lfsr.signature(
-        masks_in >> 64 * n & (1 << 64) - 1 for n in range(len(bits) * lanes // 64)
+        masks_in >> 64 * n & (1 << 64) - 1 for n in range(len(bits) * row_bits // 64)
     )
     dut = TileLoader(rows=rows, lanes=lanes, load_rows=load_rows, mask_bits=mask_bits)
 
     async def testbench(ctx):
         for name, value in {
             "seed": seed,
+            "frozen": m < 8,
+            "free": (8 // m).bit_length() - 1,
             "kernel": kernel,
             "in_words": in_words,
             "blocks": blocks,

@@ -92,6 +92,17 @@ def test_every_layer_is_exact(accelerator, images, golden, trace, stall):
     assert_good(accelerator, program, images, golden)
 
 
+def test_slow_memory(accelerator, program, images, golden):
+    """A beat in 16 cycles: the accelerator waits for it most of the time."""
+    accelerator.load(program)
+    fast = accelerator.run(images)
+    accelerator.device.configure(beat_interval=16)
+    result = accelerator.run(images)
+    beats = (result.bytes_read + result.bytes_written) * 8 // TARGET.bus_bits
+    assert 16 * beats <= result.cycles < 16 * beats + fast.cycles
+    assert_good(accelerator, program, images, golden)
+
+
 def test_counters_and_progress(accelerator, program, images):
     accelerator.load(program)
     seen = []
@@ -216,6 +227,7 @@ def test_register_and_memory_access(accelerator):
     ("options", "text"),
     [
         ({"read_latency": -1}, r"^read latency must be in 0\.\.2\^20-1 cycles, not -1$"),
+        ({"beat_interval": 0}, r"^beat interval must be in 1\.\.2\^20-1 cycles, not 0$"),
         ({"stall": 1.0}, r"^stall must be a probability below 1, not 1\.0$"),
     ],
 )

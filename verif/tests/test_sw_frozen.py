@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from model_cases import sealed, small_model
 
-from hiddenfold.gen.compile import CompileError, compile_model
+from hiddenfold.gen.plan import stored_eighths
 from hiddenfold.gen.target import Target
 from hiddenfold.sw import frozen
 from hiddenfold.sw.model import Model
@@ -135,10 +135,16 @@ def test_golden_model_against_plain_code(seed):
     assert (without.ops, without.seed) == (model.ops, model.seed)
 
 
-def test_compiler_refuses_what_no_target_expands():
-    message = (
-        r"^Operation 'a' does not fit target 'sim-tiny': its mask is partly frozen, which no "
-        r"target can expand yet: search with free_eighths = 8$"
-    )
-    with pytest.raises(CompileError, match=message):
-        compile_model(small_model(free=(8, 4, 8, 8)), Target.load("sim-tiny"))
+@pytest.mark.parametrize(
+    ("shape", "m", "stored"),
+    [
+        (WeightShape(64, 64, 3), 4, 4),
+        (WeightShape(64, 64, 1), 8, 8),
+        (WeightShape(64, 64, 1), 1, 8),  # half a mask word a block
+        (WeightShape(64, 128, 1), 1, 1),
+        (WeightShape(64, 72, 3), 4, 8),  # lanes without a channel
+        (WeightShape(66, 64, 3), 4, 8),  # rows without a channel
+    ],
+)
+def test_what_a_program_stores(shape, m, stored):
+    assert stored_eighths(shape, m, Target.load("sim-tiny")) == stored
