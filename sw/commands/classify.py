@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenfold.sw.images import Images
+
 if TYPE_CHECKING:
     from hiddenfold.gen.target import Target
     from hiddenfold.sw.driver.accelerator import Accelerator
@@ -69,13 +71,13 @@ def classify_on_device(
     model: Model,
     target: Target,
     url: str,
-    images: Sequence[Any],
+    images: Images,
     *,
     batch: int = 1,
     check: bool = False,
     tick: Tick = lambda _: None,
 ) -> Classification:
-    """Classify uint8[N, height, width, 3], or what has slices of that kind, on a device.
+    """Classify uint8[N, height, width, 3] on a device.
 
     With ``check`` the logits, and in a second run the outputs of every layer and iteration, are
     compared with the golden model. ``tick`` is called with the number of images after each step;
@@ -96,7 +98,7 @@ def classify_on_device(
 def _measure(
     accelerator: Accelerator,
     program: Program,
-    images: Sequence[Any],
+    images: Images,
     batch: int,
     tick: Tick,
 ) -> Classification:
@@ -132,7 +134,7 @@ def _compare(
     accelerator: Accelerator,
     model: Model,
     traced: Program,
-    images: Sequence[Any],
+    images: Images,
     result: Classification,
     *,
     tick: Tick,

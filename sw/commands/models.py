@@ -20,6 +20,7 @@ from hiddenfold.sw.commands.common import (
     format_table,
     progress_bar,
 )
+from hiddenfold.sw.images import Images
 from hiddenfold.sw.ranking import ranking
 
 __all__ = ["register", "summarize"]
@@ -71,12 +72,14 @@ def inspect(args: argparse.Namespace) -> Outcome:
 
     if args.model.suffix.lower() != ".toml":
         return summarize(Model.load(args.model))
-    from hiddenfold.sw.model_summary import summary
+    from hiddenfold.sw.model_summary import summary, trained_summary
     from hiddenfold.sw.search.config import load_config
     from hiddenfold.sw.search.plan import plan_search
 
-    model = plan_search(load_config(args.model))
-    return _outcome(model, summary(model))
+    search = load_config(args.model)
+    model = plan_search(search)
+    trained = search.model.weights == "trained"
+    return _outcome(model, trained_summary(model) if trained else summary(model))
 
 
 def summarize(model: Any) -> Outcome:
@@ -103,7 +106,7 @@ def _outcome(model: Any, data: dict[str, Any]) -> Outcome:
     head = ("layer", "op", "output", "kernel", "runs", "weights", "MACs")
     stages = ", ".join(map(str, data["folded_stages"])) or "none"
     sizes = [
-        ("shipped file", data["total_bytes"], _parts(data)),
+        ("shipped file" if data["mask_bits"] else "float32", data["total_bytes"], _parts(data)),
         (dense, data["dense_fp32_bytes"], f"{data['compression']:.1f} times the file"),
         (
             "formula of the paper",
@@ -173,8 +176,8 @@ def evaluate(args: argparse.Namespace) -> Outcome:
 
 
 Tick = Callable[[int], object]
-#: Ranks the labels of images, of which slices are uint8[n, height, width, 3]; reports progress.
-Classifier = Callable[[Any, Tick], NDArray[np.int64]]
+#: Ranks the labels of images and reports progress.
+Classifier = Callable[[Images, Tick], NDArray[np.int64]]
 
 
 def _few(names: tuple[str, ...]) -> str:
@@ -182,7 +185,7 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def _score(
-    backend: str, classify: Classifier, images: Any, labels: NDArray[np.int64]
+    backend: str, classify: Classifier, images: Images, labels: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Accuracy and speed of a backend, the fields of ``evaluate --json``."""
     with progress_bar(len(images), "images") as tick:
@@ -208,7 +211,7 @@ def _float_classifier(path: Path, model: Any) -> Classifier:
 
     network = FloatNetwork(model, load_constants(path, model))
 
-    def classify(images: Any, tick: Tick) -> NDArray[np.int64]:
+    def classify(images: Images, tick: Tick) -> NDArray[np.int64]:
         best = []
         for first in range(0, len(images), FLOAT_BATCH):
             part = torch.from_numpy(images[first : first + FLOAT_BATCH]).permute(0, 3, 1, 2)
@@ -225,7 +228,7 @@ def _device_classifier(name: str, model: Any, batch: int) -> Classifier:
 
     target = Target.load(name)
 
-    def classify(images: Any, tick: Tick) -> NDArray[np.int64]:
+    def classify(images: Images, tick: Tick) -> NDArray[np.int64]:
         url = device_url("rtl", name)
         result = classify_on_device(model, target, url, images, batch=batch, tick=tick)
         return ranking(result.logits)

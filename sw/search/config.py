@@ -110,6 +110,8 @@ class StageConfig:
 class ModelConfig:
     """The network: stem, stages, classifier, and how masks and signs are made.
 
+    `weights` is "signs", or "trained" for a baseline: float32 weights that are trained, and no
+    masks. Such a network cannot be exported.
     `top_k` is the share of weights that every layer keeps. `seed` gives the weight signs.
     `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
     recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
@@ -128,6 +130,7 @@ class ModelConfig:
     stem: StemConfig
     stages: tuple[StageConfig, ...]
     classes: int
+    weights: str = "signs"
     top_k: float = 0.3
     seed: int = 1
     affine: str = "recurrent"
@@ -147,6 +150,12 @@ class ModelConfig:
         _at_least("model.classes", self.classes, 2)
         if not 0.0 < self.top_k <= 1.0:
             raise ValueError(f"Key 'model.top_k' must be above 0 and up to 1, not {self.top_k!r}")
+        _one_of("model.weights", self.weights, ("signs", "trained"))
+        if self.weights == "trained" and (self.top_k, self.free_eighths) != (1.0, 8):
+            raise ValueError(
+                "Keys 'model.top_k' and 'model.free_eighths' must be 1.0 and 8 for trained "
+                f"weights, which have no masks, not {self.top_k!r} and {self.free_eighths!r}"
+            )
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"Key 'model.seed' must be 0 to 2**64 - 1, not {self.seed!r}")
         if not 0.0 < self.logit_scale < math.inf:
@@ -186,9 +195,10 @@ class PhaseConfig:
 class TrainConfig:
     """How the scores are trained: linear warm-up of the learning rate, then a cosine to 0.
 
-    `optimizer` is "sgd" (with Nesterov momentum, as published) or "adam" (`momentum` is then its
-    beta1, beta2 is 0.99, and `lr` is in units of the mean |score| of each layer when the search
-    starts). The warm-up is given in epochs. `weight_decay` acts on scores, not on batch norms.
+    `optimizer` is "sgd" (with `momentum`, in Nesterov's form if `nesterov` is set) or "adam"
+    (`momentum` is then its beta1, beta2 is 0.99, and `lr` is in units of the mean |score| of each
+    layer when the search starts). The warm-up is given in epochs. `weight_decay` acts on scores,
+    not on batch norms.
     `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
     `precision` is the type of activations and effective weights, "fp32", "bf16" or "auto" (bf16
     where the machine gains from it); scores stay float32.
@@ -204,6 +214,7 @@ class TrainConfig:
     lr: float = 0.1
     norm_lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     warmup: float = 1.0
     label_smoothing: float = 0.1

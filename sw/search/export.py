@@ -20,7 +20,7 @@ from hiddenfold.sw.search.data import load_data
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
-from hiddenfold.sw.search.plan import plan
+from hiddenfold.sw.search.plan import check_exportable, plan
 from hiddenfold.sw.search.quantize import (
     Scale,
     affine_constants,
@@ -56,14 +56,9 @@ def export_run(
     if act_bits is not None and not 1 <= act_bits <= 8:
         raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
     config, network, log = load_run(run_dir)
+    check_exportable(run_dir, config.model)
     if act_bits is None:
         act_bits = config.model.act_bits or 8
-    if config.model.generator != "lfsr":
-        raise ValueError(
-            f"{run_dir}: key 'model.generator' must be 'lfsr' for an export, not "
-            f"{config.model.generator!r}: a model file holds a seed, and only the signs of 'lfsr' "
-            "can be made from it"
-        )
     training, test = load_data(config, data_dir)
     size = config.image
     images = training.sample(REFRESH_IMAGES)
@@ -94,6 +89,7 @@ def build_model(
     act_bits: int,
 ) -> Model:
     """The model's operations and masks, without affine tables."""
+    check_exportable(network.config.name, network.config)
     masks = {}
     for _, layer in conv_layers(network):
         words = signs.pack(layer.mask().cpu().numpy())

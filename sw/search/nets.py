@@ -64,6 +64,7 @@ class _Streams:
             "top_k": self._config.top_k,
             "magnitude": self._config.magnitude,
             "generator": self._config.generator,
+            "trained": self._config.weights == "trained",
             "first_weight": first,
         }
 
@@ -164,7 +165,7 @@ class Block(nn.Module):
 
 
 class FoldedResNet(nn.Module):
-    """Folded residual network with masked random weights, defined by a `ModelConfig`.
+    """Folded residual network with masked random (or trained) weights, defined by a `ModelConfig`.
 
     Input: float images [N, 3, H, W] in 0 .. 1, any H and W. Output: logits [N, classes], float32.
     Sign streams are numbered in the order of execution: stem, blocks (a projection shortcut before

@@ -42,8 +42,9 @@ def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optim
         groups.append({"params": norms, "base": settings.norm_lr, "weight_decay": 0.0})
     if adam:
         return torch.optim.Adam(groups, lr=0.0, betas=(settings.momentum, 0.99), fused=True)
+    nesterov = settings.nesterov and settings.momentum > 0.0
     return torch.optim.SGD(
-        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0.0, fused=True
+        groups, lr=0.0, momentum=settings.momentum, nesterov=nesterov, fused=True
     )
 
 

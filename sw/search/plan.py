@@ -21,10 +21,24 @@ from hiddenfold.sw.model_summary import dense_parameters
 from hiddenfold.sw.search.architectures import stages
 from hiddenfold.sw.search.config import SHORTCUT_BITS, ModelConfig, SearchConfig, StageConfig
 
-__all__ = ["plan", "plan_search"]
+__all__ = ["check_exportable", "plan", "plan_search"]
 
 # Width of the activations where no export has chosen one.
 ACT_BITS = 8
+
+
+def check_exportable(subject: object, config: ModelConfig) -> None:
+    """Raise `ValueError`, about `subject`, unless the network can be a model file.
+
+    Hardware makes weights from a seed by the LFSR, and has no others.
+    """
+    for key, wanted in (("weights", "signs"), ("generator", "lfsr")):
+        found = getattr(config, key)
+        if found != wanted:
+            raise ValueError(
+                f"{subject}: key 'model.{key}' must be {wanted!r} for a model file, whose weights "
+                f"are made from a seed, not {found!r}"
+            )
 
 
 def plan(

@@ -75,6 +75,8 @@ class MaskedConv2d(nn.Module):
     of frozen weights say nothing.
 
     `generator` and `first_weight` are those of `weight_signs`.
+
+    With `trained` it is an ordinary convolution: the scores are the weights, and none is masked.
     """
 
     weights: Tensor
@@ -96,6 +98,7 @@ class MaskedConv2d(nn.Module):
         free_eighths: int = 8,
         generator: str = "lfsr",
         first_weight: int = 0,
+        trained: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -106,17 +109,21 @@ class MaskedConv2d(nn.Module):
         self.stream = stream
         self.top_k = top_k
         self.magnitude = magnitude
+        self.trained = trained
         self.scale = math.sqrt(2.0 / (in_channels * kernel * kernel * top_k))
         self.free_eighths = free_eighths
-        sign = weight_signs(
-            generator,
-            seed_state,
-            stream,
-            first_weight,
-            (out_channels, in_channels, kernel),
-            frozen.word_stride(free_eighths),
-        )
-        self.register_buffer("weights", torch.from_numpy(sign).float() * self.scale, False)
+        weights = torch.empty(0)
+        if not trained:
+            sign = weight_signs(
+                generator,
+                seed_state,
+                stream,
+                first_weight,
+                (out_channels, in_channels, kernel),
+                frozen.word_stride(free_eighths),
+            )
+            weights = torch.from_numpy(sign).float() * self.scale
+        self.register_buffer("weights", weights, persistent=False)
         mask, places = self._frozen(seed_state)
         self.register_buffer("frozen_mask", mask, persistent=False)
         self.register_buffer("free_places", places, persistent=False)
@@ -125,7 +132,7 @@ class MaskedConv2d(nn.Module):
         if mask is not None and places is not None:
             kept = kept_weights(mask.numel(), top_k) - int(mask.sum())
             self.free_share = kept / len(places)
-        self.scores = nn.Parameter(torch.empty(self.weights.shape))
+        self.scores = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.reset_scores()
 
     def _frozen(self, seed_state: int) -> tuple[Tensor | None, Tensor | None]:
@@ -141,8 +148,11 @@ class MaskedConv2d(nn.Module):
         return torch.from_numpy(kept), torch.from_numpy(np.flatnonzero(free))
 
     def reset_scores(self) -> None:
-        """Draw new scores, Kaiming-uniform, from the global generator."""
-        nn.init.kaiming_uniform_(self.scores, a=math.sqrt(5.0))
+        """Draw new scores, Kaiming-uniform, from the global generator; weights are normal."""
+        if self.trained:
+            nn.init.kaiming_normal_(self.scores, nonlinearity="relu")
+        else:
+            nn.init.kaiming_uniform_(self.scores, a=math.sqrt(5.0))
 
     def mask(self) -> Tensor:
         """The current mask, bool [Cout, Cin, K, K]."""
@@ -156,10 +166,13 @@ class MaskedConv2d(nn.Module):
             return mask
 
     def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`scale * sign * mask`, differentiable towards the scores."""
-        weight = _StraightThrough.apply(
-            self.scores, self.weights.to(dtype), self.mask(), self.magnitude
-        )
+        """`scale * sign * mask`, differentiable towards the scores, or the trained weights."""
+        if self.trained:
+            weight = self.scores.to(dtype)
+        else:
+            weight = _StraightThrough.apply(
+                self.scores, self.weights.to(dtype), self.mask(), self.magnitude
+            )
         return weight.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:

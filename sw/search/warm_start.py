@@ -25,7 +25,7 @@ from hiddenfold.sw.search.data import augment, resize, to_float
 from hiddenfold.sw.search.float_network import FloatConstants, load_constants
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.optimizer import make_optimizer
-from hiddenfold.sw.search.plan import plan
+from hiddenfold.sw.search.plan import check_exportable, plan
 from hiddenfold.sw.search.run_directory import load_run
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.supermask import MaskedConv2d
@@ -76,11 +76,7 @@ def _check_same_config(source: Path, found: ModelConfig, wanted: ModelConfig) ->
 
 
 def _check_same_model(source: Path, model: Model, network: FoldedResNet) -> None:
-    if network.config.generator != "lfsr":
-        raise ValueError(
-            f"{source}: key 'model.generator' must be 'lfsr', that of every model file, not "
-            f"{network.config.generator!r}"
-        )
+    check_exportable(source, network.config)
     seed = signs.splitmix64(network.config.seed)
     if model.seed != seed:
         raise ValueError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from hiddenfold.sw.images import Images
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.ranking import ranking
 from hiddenfold.verif.golden.model import Golden
@@ -19,12 +19,8 @@ from hiddenfold.verif.golden.model import Golden
 __all__ = ["evaluate"]
 
 
-def evaluate(
-    model: Model, images: Sequence[ArrayLike], labels: ArrayLike, batch: int = 100
-) -> dict[str, Any]:
+def evaluate(model: Model, images: Images, labels: ArrayLike, batch: int = 100) -> dict[str, Any]:
     """Classify images uint8 [N, H, W, 3] and compare with labels [N].
-
-    `images` may be anything that has a length and whose slices are such arrays.
 
     Returns `backend` ("golden"), `images` (N), `top1` and `top5` in percent, `seconds` of the
     classification alone, and `images_per_second`. Progress goes to stderr.

@@ -100,14 +100,14 @@ def test_other_generators_are_for_the_search_only(tmp_path: Path) -> None:
     config = configuration(generator="torch")
     data = Split(torch.zeros(16, 3, 8, 8, dtype=torch.uint8), torch.zeros(16, dtype=torch.int64))
     ablation.train(config, "", tmp_path, data=(data, data))
-    message = f"{tmp_path}: key 'model.generator' must be 'lfsr' for an export, not 'torch': "
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    reason = (
+        "key 'model.generator' must be 'lfsr' for a model file, whose weights are made from a "
+        "seed, not 'torch'"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}: {reason}')}$"):
         export_run(tmp_path, tmp_path)
     model = Path(__file__).parents[2] / "models" / "hfn-cifar100.hfn"
-    message = (
-        f"{model}: key 'model.generator' must be 'lfsr', that of every model file, not 'torch'"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{model}: {reason}')}$"):
         warm_start(Search(config, "cpu"), model, data.images)
 
 

@@ -197,6 +197,19 @@ def change(path: str, value: object) -> dict:
             "'resnet101', 'resnet152', 'resnet200', 'wideresnet50', not 'vgg'",
         ),
         ("model/top_k", 1.5, ValueError, "Key 'model.top_k' must be above 0 and up to 1, not 1.5"),
+        (
+            "model/weights",
+            "trained",
+            ValueError,
+            "Keys 'model.top_k' and 'model.free_eighths' must be 1.0 and 8 for trained weights, "
+            "which have no masks, not 0.3 and 8",
+        ),
+        (
+            "model/weights",
+            "dense",
+            ValueError,
+            "Key 'model.weights' must be one of 'signs', 'trained', not 'dense'",
+        ),
         ("model/top_k", "x", TypeError, "Key 'model.top_k' must be of type float, not 'x'"),
         ("model/seed", True, TypeError, "Key 'model.seed' must be of type int, not True"),
         ("model/seed", -1, ValueError, "Key 'model.seed' must be 0 to 2**64 - 1, not -1"),

@@ -52,6 +52,23 @@ def test_dense_references_have_the_published_size(name: str, parameters: int) ->
     assert data["dense_fp32_bytes"] == 4 * parameters
 
 
+def test_baselines(capsys) -> None:
+    """The follow-up of the paper: masks without folding, and folding without masks."""
+    data = inspect(capsys, "cifar100-hnn-resnet50")
+    assert data["folded_stages"] == [] and f"{data['paper_bytes'] / 1e6:.2f}" == "2.96"
+    assert f"{data['paper_compression']:.1f}" == "32.1"
+    data = inspect(capsys, "cifar100-dense-resnet50")
+    assert data["total_bytes"] == data["paper_bytes"] == data["dense_fp32_bytes"]
+    assert (data["mask_bits"], data["act_bits"], data["compression"]) == (0, 32, 1.0)
+    assert data["affine_bytes"] == 8 * 26_560
+    folded = inspect(capsys, "cifar100-folded-resnet50")
+    assert folded["folded_stages"] == [2, 3, 4]
+    assert folded["dense_fp32_bytes"] == data["total_bytes"]
+    # One of 4, 6 and 3 blocks is not stored again: weights of the blocks that folding saves.
+    saved = 2 * (17 * 128**2) + 4 * (17 * 256**2) + 1 * (17 * 512**2)
+    assert data["total_bytes"] - folded["total_bytes"] == 4 * saved
+
+
 def test_imagenet_stem() -> None:
     layers = summary(plan_search(load_config(CONFIGS / "imagenet-hfn-resnet50.toml")))["layers"]
     shapes = {layer["name"]: layer["shape"] for layer in layers}

@@ -10,14 +10,18 @@ import torch
 from hiddenfold.sw.search import data
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
+from hiddenfold.sw.search.export import export_run
 from hiddenfold.sw.search.measure import refresh_batch_norms
-from hiddenfold.sw.search.optimizer import learning_rate_factor
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
+from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer
 from hiddenfold.sw.search.precision import resolve
 from hiddenfold.sw.search.run_directory import load_run
 from hiddenfold.sw.search.train import train
 
+TRAINED = {"weights": "trained", "top_k": 1.0, "affine": "all"}
 
-def tiny_config(**changes) -> SearchConfig:
+
+def tiny_config(model: dict | None = None, **changes) -> SearchConfig:
     settings = {
         "phases": [{"epochs": 3, "size": 8}, {"epochs": 2, "size": 16}],
         "batch": 32,
@@ -36,6 +40,7 @@ def tiny_config(**changes) -> SearchConfig:
                 "stages": [
                     {"blocks": 3, "channels": 32, "stride": 2, "folded": True},
                 ],
+                **(model or {}),
             },
             "train": {**settings, **changes},
         }
@@ -65,8 +70,9 @@ def one_thread():
         {},
         {"precision": "bf16"},
         {"optimizer": "adam", "lr": 0.02, "norm_lr": 0.005, "weight_decay": 0.0},
+        {"model": TRAINED, "lr": 0.05, "nesterov": False},
     ],
-    ids=["sgd", "bf16", "adam"],
+    ids=["sgd", "bf16", "adam", "trained weights"],
 )
 def test_search_learns(tmp_path: Path, changes: dict) -> None:
     split = synthetic(256, 1), synthetic(100, 2)
@@ -80,6 +86,32 @@ def test_search_learns(tmp_path: Path, changes: dict) -> None:
     lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
     assert lines[0].startswith("epoch,size,lr,") and len(lines) == 6
     assert not model.training
+
+
+def test_trained_weights_are_all_used_and_not_exported(tmp_path: Path) -> None:
+    split = synthetic(64, 1), synthetic(20, 2)
+    train(tiny_config(model=TRAINED), "", tmp_path, data=split)
+    network = load_run(tmp_path)[1]
+    before = FoldedResNet(tiny_config(model=TRAINED).model)
+    for (_, layer), (_, new) in zip(conv_layers(network), conv_layers(before), strict=True):
+        weight = layer.effective_weight()
+        assert weight.numel() == layer.scores.numel() and not torch.equal(layer.scores, new.scores)
+        assert float((weight == 0).float().mean()) < 0.01 and len(weight.unique()) > 100
+    message = (
+        f"{tmp_path}: key 'model.weights' must be 'signs' for a model file, whose weights are made "
+        "from a seed, not 'trained'"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        export_run(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_momentum(nesterov: bool) -> None:
+    config = tiny_config(nesterov=nesterov)
+    optimizer = make_optimizer(FoldedResNet(config.model), config.train)
+    assert [group["nesterov"] for group in optimizer.param_groups] == [nesterov] * len(
+        optimizer.param_groups
+    )
 
 
 def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
