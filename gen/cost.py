@@ -31,9 +31,11 @@ FETCH = 23
 RUN = 8
 #: Cycles from the last pixel of a pixel tile to the first of its drain, and between two drains.
 DRAIN_TURN = 8
+#: Cycles in which the place of a kernel tap in a pixel tile is computed.
+RECTANGLE = 5
 #: Cycles of CONV, IMAGE, POOL and STORE besides their pixels or words, latency aside.
 CONV = 26
-IMAGE = 21
+IMAGE = 27
 POOL = 15
 STORE = 6
 #: Cycles of a word in STORE besides its beats.
@@ -153,7 +155,7 @@ def _accumulate(plan: ConvPlan, tile: PixelTile, supply: int) -> int:
     cycles = 0
     for box in tiling.rectangles(plan.shape, tile.first_row, tile.rows):
         busy = plan.passes * (max(1, tile.images * box.pixels) + pause)
-        cycles += plan.in_words * max(busy, supply)
+        cycles += max(plan.in_words * max(busy, supply), RECTANGLE)
     return cycles
 
 
