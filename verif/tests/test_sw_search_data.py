@@ -249,6 +249,10 @@ def test_random_crops(tmp_path: Path) -> None:
     crops = pictures.random_crops(chosen, torch.Generator().manual_seed(1))
     assert torch.equal(crops, pictures.random_crops(chosen, torch.Generator().manual_seed(1)))
     assert not torch.equal(crops, pictures.random_crops(chosen, torch.Generator().manual_seed(2)))
+    mirrored = pictures.random_crops(chosen, torch.Generator().manual_seed(1), flip=True)
+    same = (mirrored == crops).flatten(1).all(1)
+    assert bool((same | (mirrored == crops.flip(3)).flatten(1).all(1)).all())
+    assert 70 < int(same.sum()) < 130
     rows = crops[:, 0].float()
     assert bool((rows.diff(dim=2) >= 0).all()) and bool((rows[:, :1] == rows).all())
     widths = rows[:, 0, -1] - rows[:, 0, 0]
