@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.sw import frozen, model_file, model_summary, signs
-from hiddenfold.sw.affine import SHIFTS, Affine, check_array
+from hiddenfold.sw.affine import FULL, SHIFTS, Affine, check_array, check_form
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.model_file import DenseReference
 from hiddenfold.sw.operations import (
@@ -62,7 +62,8 @@ class Model:
     `image` is (height, width), `seed` the seed state, `masks` maps a stream number to
     uint64[Cout, taps, CW] (docs/spec.md section 2), and `affine` has one entry per execution of a
     conv in execution order. `free` has the m of section 2.1 for every stream, or nothing when no
-    mask is partly frozen; masks are whole either way. `accuracy` may have the keys "float" and
+    mask is partly frozen; masks are whole either way. `constants` ("full" or "short") says how a
+    file stores the constants. `accuracy` may have the keys "float" and
     "golden" with a percentage or None; `provenance` holds free strings. `dense_reference` is what
     the size is compared with, None for the network itself, unfolded.
 
@@ -81,6 +82,7 @@ class Model:
     masks: dict[int, NDArray[np.uint64]]
     affine: list[Affine]
     free: tuple[int, ...] = ()
+    constants: str = FULL
     accuracy: dict[str, float | None] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     dense_reference: DenseReference | None = None
@@ -174,7 +176,7 @@ class Model:
                 f"not {len(self.affine)}"
             )
         for execution, affine in zip(convs, self.affine, strict=True):
-            affine.validate(execution.name, execution.out_shape.channels)
+            affine.validate(execution.name, execution.out_shape.channels, self.constants)
         self._validate_logits(groups[-1][1][0])
 
     def summary(self) -> dict[str, Any]:
@@ -209,6 +211,7 @@ class Model:
             )
         for stage in self.folded_stages:
             check_integer("Model: folded_stages", stage, 0, 255)
+        check_form(self.constants)
         self._validate_notes()
 
     def _validate_notes(self) -> None:

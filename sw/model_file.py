@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.sw import frozen
-from hiddenfold.sw.affine import Affine
+from hiddenfold.sw.affine import FULL, Affine, check_form
 from hiddenfold.sw.operations import Conv, check_integer, from_json, shorten, to_json
 from hiddenfold.sw.shapes import Execution, WeightShape, infer, unroll
 
@@ -44,7 +44,7 @@ MAX_HEADER_BYTES = 1 << 20
 _REQUIRED = frozenset(
     "format name dataset classes image seed top_k act_bits folded_stages ops".split()
 )
-_OPTIONAL = frozenset({"accuracy", "dense_reference", "free", "provenance"})
+_OPTIONAL = frozenset({"accuracy", "constants", "dense_reference", "free", "provenance"})
 
 
 class DenseReference(NamedTuple):
@@ -58,7 +58,7 @@ def encode(model: Model) -> bytes:
     """The bytes of the file of a legal model. Raises `ValueError` when they are too many."""
     parts = [encode_header(model)]
     parts += [frozen.compress(mask, model.pattern(s)) for s, mask in model.masks.items()]
-    parts += [affine.to_bytes() for affine in model.affine]
+    parts += [affine.to_bytes(model.constants) for affine in model.affine]
     body = b"".join(parts)
     if len(body) + 4 > MAX_FILE_BYTES:
         raise ValueError(f"Model file must be at most {MAX_FILE_BYTES} bytes, not {len(body) + 4}")
@@ -81,6 +81,8 @@ def encode_header(model: Model) -> bytes:
     }
     if any(m != 8 for m in model.free):
         header["free"] = list(model.free)
+    if model.constants != FULL:
+        header["constants"] = model.constants
     if model.accuracy:
         header["accuracy"] = model.accuracy
     if model.provenance:
@@ -128,8 +130,9 @@ def decode(data: bytes) -> dict[str, Any]:
         if stored != found:
             raise ValueError(corrupted) from None
         raise
+    form = fields["constants"]
     sizes = mask_sizes(streams, fields["free"])
-    size = 12 + length + sum(sizes.values()) + _affine_bytes(groups)
+    size = 12 + length + sum(sizes.values()) + _affine_bytes(groups, form)
     if size != len(data):
         fault = "truncated" if len(data) < size else "too long"
         raise ValueError(
@@ -147,8 +150,8 @@ def decode(data: bytes) -> dict[str, Any]:
     affine = []
     for execution in unroll(groups):
         if execution.affine is not None:
-            end = position + Affine.size(execution.out_shape.channels)
-            affine.append(Affine.from_bytes(data[position:end]))
+            end = position + Affine.size(execution.out_shape.channels, form)
+            affine.append(Affine.from_bytes(data[position:end], form))
             position = end
     assert position == len(data) - 4
     return fields | {"masks": masks, "affine": affine}
@@ -169,9 +172,9 @@ def _mask(stream: int, data: bytes, made: frozen.Pattern) -> NDArray[np.uint64]:
         raise ValueError(f"Mask of stream {stream}: {error}") from error
 
 
-def _affine_bytes(groups: list[tuple[int, list[Execution]]]) -> int:
+def _affine_bytes(groups: list[tuple[int, list[Execution]]], form: str) -> int:
     return sum(
-        count * Affine.size(execution.out_shape.channels)
+        count * Affine.size(execution.out_shape.channels, form)
         for count, body in groups
         for execution in body
         if isinstance(execution.op, Conv)
@@ -198,6 +201,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     if version != FORMAT or not isinstance(version, int) or isinstance(version, bool):
         raise ValueError(f"Model file: format must be {FORMAT}, not {shorten(version)}")
     header.setdefault("free", [])
+    check_form(header.setdefault("constants", FULL))
     for key in ("classes", "image", "folded_stages", "ops", "free"):
         if not isinstance(header[key], list):
             raise ValueError(f"Model file: {key} must be a list, not {shorten(header[key])}")

@@ -33,7 +33,9 @@ def summary(model: Model) -> dict[str, Any]:
     )
     mask_bytes = sum(model_file.mask_sizes(shapes, model.free).values())
     affine_bytes = sum(
-        Affine.size(e.out_shape.channels) for e in executions if e.affine is not None
+        Affine.size(e.out_shape.channels, model.constants)
+        for e in executions
+        if e.affine is not None
     )
     total = len(model_file.encode_header(model)) + mask_bytes + affine_bytes + CRC_BYTES
     reference = model.dense_reference

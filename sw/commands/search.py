@@ -66,6 +66,12 @@ def register(commands: Any) -> None:
         help="bits of the activations, 1 to 8 (default: those of the search, 8 if it had none)",
     )
     parser.add_argument(
+        "--constants",
+        choices=("full", "short"),
+        default="full",
+        help="full constants take 5 bytes a channel, short ones 3 (default: full)",
+    )
+    parser.add_argument(
         "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
     )
 
@@ -106,7 +112,13 @@ def export(args: argparse.Namespace) -> Outcome:
     from hiddenfold.sw.search.export import export_run
     from hiddenfold.verif.golden.evaluate import evaluate
 
-    model = export_run(args.run_dir, args.data, act_bits=args.act_bits, output=args.output)
+    model = export_run(
+        args.run_dir,
+        args.data,
+        act_bits=args.act_bits,
+        output=args.output,
+        constants_form=args.constants,
+    )
     test = load_split(model.dataset, args.data, "test", model.image[0])
     golden = evaluate(model, Pixels(test.images), test.labels.numpy())
     model = replace(model, accuracy=model.accuracy | {"golden": golden["top1"]})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiddenfold.sw import signs
-from hiddenfold.sw.affine import Affine
+from hiddenfold.sw.affine import FULL, SHORT, Affine
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.activation import Activation
 from hiddenfold.sw.search.data import load_data
@@ -26,6 +26,7 @@ from hiddenfold.sw.search.quantize import (
     affine_constants,
     choose_scale,
     residual_multiplier,
+    short_constants,
 )
 from hiddenfold.sw.search.run_directory import load_run
 from hiddenfold.sw.search.supermask import MaskedConv2d
@@ -42,13 +43,15 @@ def export_run(
     data_dir: str | Path,
     act_bits: int | None = None,
     output: str | Path | None = None,
+    constants_form: str = FULL,
 ) -> Model:
     """The model of a run, quantized with activations of `act_bits` bits (1 .. 8).
 
     None stands for those of the search, with the scales that it has learned, or 8 if it had real
     numbers; with any other width the scales are chosen anew.
     Measures the batch norms anew and calibrates, both on training images, and notes the float
-    accuracy on the test images. With `output` the model is saved there, and its float constants
+    accuracy on the test images. `constants_form` is "full" or "short" (5 or 3 bytes a channel, see
+    docs/spec.md section 5). With `output` the model is saved there, and its float constants
     beside it.
     """
     if act_bits is not None and (isinstance(act_bits, bool) or not isinstance(act_bits, int)):
@@ -65,6 +68,7 @@ def export_run(
     refresh_batch_norms(network, images, config.train.crop_padding, config.train)
     network.eval()
     model = build_model(network, config.dataset, training.classes, (size, size), act_bits)
+    model = dataclasses.replace(model, constants=constants_form)
     constants = fold_batch_norms(network)
     if act_bits != config.model.act_bits:
         constants = [dataclasses.replace(c, output=None) for c in constants]
@@ -159,16 +163,20 @@ def quantize(model: Model, constants: list[FloatConstants], calibration: Tensor)
             constant = seen.low == seen.high
             offset = np.where(constant, seen.low / scale.step + scale.zero, offset)
             gain = np.where(constant, 0.0, gain)
-            affine.append(affine_constants(op.name, gain, offset, multiplier, residual_zero))
+            made = affine_constants(op.name, gain, offset, multiplier, residual_zero)
+            if model.constants == SHORT:
+                made = short_constants(made, (seen.mean - c.shift) / scale.step)
+            affine.append(made)
             scales[op.output] = scale
     return dataclasses.replace(model, affine=affine)
 
 
 @dataclass(frozen=True, eq=False)
 class _Statistics:
-    """Sample of a convolution's output, and the range of each channel before the residual."""
+    """Sample of a convolution's output; mean and range of each channel before the residual."""
 
     values: NDArray[np.float32]
+    mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
@@ -181,6 +189,7 @@ def _observe(
     parts = images.split(batch)
     each = -(-SAMPLES // len(parts))
     values: list[list[Tensor]] = [[] for _ in constants]
+    means: list[list[Tensor]] = [[] for _ in constants]
     ranges: list[list[tuple[Tensor, Tensor]]] = [[] for _ in constants]
     generator = torch.Generator().manual_seed(0)
 
@@ -191,6 +200,7 @@ def _observe(
         values[execution.affine].append(flat[index])
         # The largest and the smallest value take part in every sample.
         values[execution.affine].append(torch.stack(output.aminmax()))
+        means[execution.affine].append(normalized.mean((0, 2, 3)))
         ranges[execution.affine].append((normalized.amin((0, 2, 3)), normalized.amax((0, 2, 3))))
 
     for part in parts:
@@ -198,6 +208,7 @@ def _observe(
     return [
         _Statistics(
             torch.cat(values[i]).numpy(),
+            torch.stack(means[i]).mean(0).double().numpy(),
             torch.stack([low for low, _ in ranges[i]]).amin(0).double().numpy(),
             torch.stack([high for _, high in ranges[i]]).amax(0).double().numpy(),
         )

@@ -96,19 +96,13 @@ class Pictures:
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """The pictures of a slice or of a tensor of numbers, scaled and cropped in the middle."""
         chosen = self._chosen(index)
-        return self._decode(chosen, [self._middle] * len(chosen), [False] * len(chosen))
+        return self._decode(chosen, [self._middle] * len(chosen))
 
-    def random_crops(
-        self, index: slice | Tensor, generator: torch.Generator, flip: bool = False
-    ) -> Tensor:
-        """Like indexing, with a random part of each picture scaled to the size.
-
-        With `flip` about every second picture is mirrored.
-        """
+    def random_crops(self, index: slice | Tensor, generator: torch.Generator) -> Tensor:
+        """Like indexing, with a random part of each picture scaled to the size."""
         chosen = self._chosen(index)
         draws = torch.rand(len(chosen), _ATTEMPTS, 4, generator=generator).tolist()
-        mirror = torch.rand(len(chosen), generator=generator) < (0.5 if flip else 0.0)
-        return self._decode(chosen, [_random_box(draw) for draw in draws], mirror.tolist())
+        return self._decode(chosen, [_random_box(draw) for draw in draws])
 
     def _chosen(self, index: slice | Tensor) -> list[Path]:
         if isinstance(index, slice):
@@ -121,14 +115,12 @@ class Pictures:
         left, upper = (width - side) / 2, (height - side) / 2
         return left, upper, left + side, upper + side
 
-    def _decode(
-        self, paths: list[Path], boxes: list[Callable[[int, int], Box]], mirror: list[bool]
-    ) -> Tensor:
+    def _decode(self, paths: list[Path], boxes: list[Callable[[int, int], Box]]) -> Tensor:
         result = np.empty((len(paths), 3, self.size, self.size), np.uint8)
 
         def fill(number: int) -> None:
             pixels = _read(paths[number], self.size, boxes[number])
-            result[number] = pixels[:, :: -1 if mirror[number] else 1].transpose(2, 0, 1)
+            result[number] = pixels.transpose(2, 0, 1)
 
         for _ in _pool().map(fill, range(len(paths))):
             pass

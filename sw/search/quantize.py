@@ -6,7 +6,7 @@ An activation is `step * (q - zero)` with q in 0 .. 2**bits - 1; `zero` is 0 aft
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ __all__ = [
     "affine_constants",
     "choose_scale",
     "residual_multiplier",
+    "short_constants",
 ]
 
 FRACTION = 256  # v of the specification has 8 fraction bits
@@ -98,3 +99,17 @@ def affine_constants(
             f"Operation '{name}': bias must be at most {MAX_BIAS}, not {np.abs(bias).max():.0f}"
         )
     return Affine(shift, residual, multiplier, bias.astype(np.int32))
+
+
+def short_constants(constants: Affine, mean: NDArray[np.float64]) -> Affine:
+    """The nearest constants that have a short form (docs/spec.md section 5).
+
+    `mean` is that of each channel's output before the bias, in steps: the bias makes up for what
+    the rounded multiplier changes in it.
+    """
+    exact = constants.multiplier.astype(np.float64)
+    rounded = constants.shortened().multiplier
+    lost = 1.0 - np.divide(rounded, exact, out=np.ones_like(exact), where=exact != 0.0)
+    bias = np.rint(constants.bias + FRACTION * mean * lost)
+    bias = np.clip(bias, -MAX_BIAS - 1, MAX_BIAS).astype(np.int32)
+    return replace(constants, bias=bias).shortened()

@@ -496,9 +496,9 @@ CONV_KEYS = "bits, in, kernel, name, op, out, out_channels, residual, stream, st
         (lambda h: h.pop("seed") and None, "Model file: header must have the keys 'seed'"),
         (
             edit(extra=1),
-            "Model file: header keys must be 'accuracy', 'act_bits', 'classes', 'dataset', "
-            "'dense_reference', 'folded_stages', 'format', 'free', 'image', 'name', 'ops', "
-            "'provenance', 'seed', 'top_k', not 'extra'",
+            "Model file: header keys must be 'accuracy', 'act_bits', 'classes', 'constants', "
+            "'dataset', 'dense_reference', 'folded_stages', 'format', 'free', 'image', 'name', "
+            "'ops', 'provenance', 'seed', 'top_k', not 'extra'",
         ),
         (
             edit(dense_reference={"name": "big"}),
@@ -529,6 +529,8 @@ CONV_KEYS = "bits, in, kernel, name, op, out, out_channels, residual, stream, st
             edit(seed="0" * 16),
             f"Model: seed must be an integer in 1..{2**64 - 1}, not 0",
         ),
+        (edit(constants="long"), "Model: constants must be one of 'full', 'short', not 'long'"),
+        (edit(constants=[1]), "Model: constants must be one of 'full', 'short', not [1]"),
         (edit(free=8), "Model file: free must be a list, not 8"),
         (edit(free=[8, 4]), "Model: free must have 4 numbers, one per stream, not 2"),
         (edit(free=[8, 4, 3, 1]), "Model: free must hold 8, 4, 2 or 1, not 3"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiddenfold.sw.affine import SHIFTS
+from hiddenfold.sw.affine import SHIFTS, Affine
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.search import data as data_module
 from hiddenfold.sw.search.cifar import CIFAR100
@@ -31,6 +31,7 @@ from hiddenfold.sw.search.quantize import (
     affine_constants,
     choose_scale,
     residual_multiplier,
+    short_constants,
 )
 from hiddenfold.sw.search.train import train
 from hiddenfold.verif.golden.model import Golden
@@ -111,6 +112,29 @@ def test_integers_approximate_the_float_network(changes: dict) -> None:
     assert (expected.argmax(1) == found.argmax(1)).double().mean() > 0.9
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_short_constants_hardly_change_the_network(bits: int) -> None:
+    net = network()
+    constants = fold_batch_norms(net)
+    pixels = images(50).numpy().transpose(0, 2, 3, 1)
+    logits = []
+    sizes = []
+    for form in ("full", "short"):
+        model = dataclasses.replace(build(net, bits), constants=form)
+        model = quantize(model, constants, images(64, 6))
+        model = Model.from_bytes(model.to_bytes())
+        assert model.constants == form
+        sizes.append(model.summary()["affine_bytes"])
+        logits.append(Golden(model).run(pixels).astype(np.float64))
+    channels = sum(len(affine.bias) for affine in model.affine)
+    assert sizes == [
+        5 * channels + 3 * len(model.affine),
+        3 * channels + 4 * len(model.affine),
+    ]
+    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.995
+    assert (logits[0].argmax(1) == logits[1].argmax(1)).mean() > 0.8
+
+
 def test_fewer_bits_cost_accuracy_gradually() -> None:
     net = network()
     constants = fold_batch_norms(net)
@@ -178,6 +202,20 @@ def test_affine_constants_use_the_multiplier_well(gain: float) -> None:
     assert affine.multiplier[0] / 2**affine.shift / 256 == pytest.approx(gain, rel=2**-11)
     # Half a step and half a fraction for rounding; the residual's zero point is taken out.
     assert affine.bias.tolist() == [1280 + 128 - 3000, -512 + 128 - 3000]
+
+
+def test_short_constants_keep_the_mean() -> None:
+    """What rounding takes from a multiplier is made up for, for outputs of the mean."""
+    full = Affine(4, 9, np.array([1001, -3003, 0, 77], np.int16), np.full(4, 5000, np.int32))
+    mean = np.array([100.0, 40.0, 3.0, 50.0])
+    short = short_constants(full, mean)
+    short.validate("a", 4, "short")
+    assert (short.shift, short.residual) == (4, 9)
+    assert short.multiplier.tolist() == [1000, -3008, 0, 77]
+    # The mean product is that of the exact multiplier, 256 * mean in fractions of a step.
+    lost = 256 * mean * [1 / 1001, -5 / 3003, 0, 0]
+    assert np.abs(short.bias - (5000 + lost)).max() <= 0.5 + 2
+    assert short.bias.tolist() != full.shortened().bias.tolist()
 
 
 def test_affine_constants_that_do_not_fit() -> None:
