@@ -61,8 +61,13 @@ class ActivationMemory(wiring.Component):
             for address in (self.a_addr, self.b_addr, self.w_addr)
         )
         m.d.comb += self.b_ready.eq(~(self.a_en & (a_bank == b_bank)))
-        a_select = [Signal(range(self._banks), name=f"a_select{i}") for i in range(READ_LATENCY)]
-        b_select = [Signal(range(self._banks), name=f"b_select{i}") for i in range(READ_LATENCY)]
+        a_select, b_select = (
+            [
+                Signal(range(self._banks), name=f"{reader}_select{i}", reset_less=True)
+                for i in range(READ_LATENCY)
+            ]
+            for reader in "ab"
+        )
         m.d.sync += [
             a_select[0].eq(a_bank),
             a_select[1].eq(a_select[0]),
@@ -71,13 +76,18 @@ class ActivationMemory(wiring.Component):
         ]
         words = []
         for k in range(self._banks):
-            bank = memory.Memory(shape=len(self.a_data), depth=self._bank_words, init=[])
+            bank = memory.Memory(
+                shape=len(self.a_data),
+                depth=self._bank_words,
+                init=[],
+                attrs={"no_rw_check": 1},
+            )
             m.submodules[f"bank{k}"] = bank
             write = bank.write_port(granularity=self._segment_bits)
             read = bank.read_port()
             a_here = self.a_en & (a_bank == k)
-            word = Signal(len(self.a_data), name=f"word{k}")
-            read_valid = Signal(name=f"read_valid{k}")
+            word = Signal(len(self.a_data), name=f"word{k}", reset_less=True)
+            read_valid = Signal(name=f"read_valid{k}", reset_less=True)
             m.d.comb += [
                 write.addr.eq(self.w_addr[:offset_bits]),
                 write.data.eq(self.w_data),

@@ -51,23 +51,25 @@ class PartialSums(wiring.Component):
         stages = [(self.valid, self.index, self.bank, self.overwrite)]
         for age in range(1, self.STORE_DELAY + 1):
             stage = tuple(
-                Signal.like(s, name=f"{n}{age}")
+                Signal.like(s, name=f"{n}{age}", reset_less=n != "valid")
                 for s, n in zip(stages[-1], ("valid", "index", "bank", "overwrite"), strict=True)
             )
             m.d.sync += [new.eq(old) for new, old in zip(stage, stages[-1], strict=True)]
             stages.append(stage)
-        drain_bank1, drain_bank2 = Signal(), Signal()
+        drain_bank1, drain_bank2 = Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [drain_bank1.eq(self.drain_bank), drain_bank2.eq(drain_bank1)]
 
-        total = Signal(self._rows * self._acc_bits)
+        total = Signal(self._rows * self._acc_bits, reset_less=True)
         words = []
         for k in range(2):
-            bank = memory.Memory(shape=len(total), depth=self._depth, init=[])
+            bank = memory.Memory(
+                shape=len(total), depth=self._depth, init=[], attrs={"no_rw_check": 1}
+            )
             m.submodules[f"bank{k}"] = bank
             write = bank.write_port()
             read = bank.read_port()
             mine = self.valid & (self.bank == k)
-            word = Signal(len(total), name=f"word{k}")
+            word = Signal(len(total), name=f"word{k}", reset_less=True)
             m.d.comb += [
                 read.addr.eq(Mux(mine, self.index, self.drain_index)),
                 read.en.eq(mine | (self.drain_en & (self.drain_bank == k))),

@@ -31,13 +31,13 @@ class RequantizeChannel(wiring.Component):
         m = Module()
         top = (1 << SHIFTED_BITS - 1) - 1
         # Cycle 0: products.
-        product = Signal(signed(len(self.acc) + 16))
-        skip = Signal(24)
+        product = Signal(signed(len(self.acc) + 16), reset_less=True)
+        skip = Signal(24, reset_less=True)
         m.d.sync += [product.eq(self.acc * self.multiplier), skip.eq(self.res * self.residual)]
         # Cycle 1: shift and saturate; residual plus bias.
         scaled = Signal.like(product)
-        shifted = Signal(signed(SHIFTED_BITS))
-        offset = Signal(signed(26))
+        shifted = Signal(signed(SHIFTED_BITS), reset_less=True)
+        offset = Signal(signed(26), reset_less=True)
         with m.Switch(self.shift[2:]):
             for step in range(8):
                 with m.Case(step):
@@ -50,7 +50,7 @@ class RequantizeChannel(wiring.Component):
             m.d.sync += shifted.eq(scaled)
         m.d.sync += offset.eq(skip + self.bias)
         # Cycle 2: sum without its 8 fraction bits.
-        value = Signal(signed(20))
+        value = Signal(signed(20), reset_less=True)
         m.d.sync += value.eq((shifted + offset) >> 8)
         # Cycle 3: clamp.
         with m.If(value < 0):
@@ -100,7 +100,7 @@ class Requantize(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        limit = Signal(8)
+        limit = Signal(8, reset_less=True)
         m.d.sync += limit.eq((1 << self.out_bits) - 1)
         for number in range(self._rows):
             channel = RequantizeChannel(acc_bits=self._acc_bits)
