@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import isa, regmap
@@ -36,8 +36,16 @@ _FLAGS = {
 }
 
 
-def generate(target: Target, out_dir: str | Path) -> dict[str, Any]:
+class Platform(NamedTuple):
+    """What the components of `hw` may ask: the device family, a name in `FAMILIES`."""
+
+    family: str
+
+
+def generate(target: Target, out_dir: str | Path, *, portable: bool = False) -> dict[str, Any]:
     """Write everything that belongs to a target into the folder `out_dir`.
+
+    `portable` leaves out vendor cells: the same function cycle by cycle, made for simulation.
 
     The files are `hiddenfold.v`, `address_map.json`, `hiddenfold.h`, `registers.md` and
     `manifest.json`. The folder appears with all of them; if it exists, its manifest is taken away
@@ -48,7 +56,7 @@ def generate(target: Target, out_dir: str | Path) -> dict[str, Any]:
     """
     folder = Path(out_dir)
     files = {
-        f"{TOP}.v": verilog(target),
+        f"{TOP}.v": verilog(target, family="sim" if portable else target.family),
         "address_map.json": json.dumps(register_map(target), indent=2) + "\n",
         f"{TOP}.h": c_header(target),
         "registers.md": markdown(target),
@@ -59,6 +67,7 @@ def generate(target: Target, out_dir: str | Path) -> dict[str, Any]:
         "target_id": target.identifier,
         "top": TOP,
         "family": target.family,
+        "portable": portable,
         "clock_mhz": target.clock_mhz,
         "parameters": target.parameters(),
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
@@ -77,8 +86,11 @@ def generate(target: Target, out_dir: str | Path) -> dict[str, Any]:
     }
 
 
-def verilog(target: Target) -> str:
-    """Verilog text of the accelerator; the same target gives the same text."""
+def verilog(target: Target, *, family: str = "sim") -> str:
+    """Verilog text of the accelerator; the same arguments give the same text.
+
+    The array is made of the cells of `family`, if there is a mapping for it.
+    """
     # Imported here, since the texts need no hardware library.
     from amaranth.back.verilog import convert
 
@@ -89,6 +101,7 @@ def verilog(target: Target) -> str:
     text = convert(
         Accelerator(**target.hardware_parameters()),
         name=TOP,
+        platform=Platform(family),
         emit_src=False,
         strip_internal_attrs=True,
     )

@@ -23,14 +23,18 @@ _COMMANDS = {
 }
 SYNTHESIS_FAMILIES = tuple(_COMMANDS)
 
+#: Modules that Yosys maps once and counts as often as they occur.
+_REPEATED = ("*array.row*", "*requantize.channel*")
+
 #: What one cell counts for. A carry cell of ECP5 (CCU2C) occupies two LUTs, a distributed memory
-#: (TRELLIS_DPR16X4) four, two of them for its write port; CARRY4 of the 7 series has its own place.
-#: A memory of 18 kbit is one unit, one of 36 kbit two.
+#: (TRELLIS_DPR16X4) six: four hold the bits, its write port takes the places of two. CARRY4 of the
+#: 7 series has a place of its own and is no LUT; LUT6_2 is one LUT with two outputs. A memory of
+#: 18 kbit is one unit, one of 36 kbit two.
 _CELLS: dict[str, dict[str, tuple[str, int]]] = {
     "ecp5": {
         "LUT4": ("lut", 1),
         "CCU2C": ("lut", 2),
-        "TRELLIS_DPR16X4": ("lut", 4),
+        "TRELLIS_DPR16X4": ("lut", 6),
         "TRELLIS_FF": ("ff", 1),
         "DP16KD": ("bram", 1),
         "PDPW16KD": ("bram", 1),
@@ -39,6 +43,8 @@ _CELLS: dict[str, dict[str, tuple[str, int]]] = {
     },
     "xc7": {
         **{f"LUT{n}": ("lut", 1) for n in range(1, 7)},
+        "LUT6_2": ("lut", 1),
+        "INV": ("lut", 1),
         "SRL16E": ("lut", 1),
         "SRLC32E": ("lut", 1),
         "RAM32X1D": ("lut", 2),
@@ -55,34 +61,41 @@ _CELLS: dict[str, dict[str, tuple[str, int]]] = {
     },
 }
 
+#: Carry cells: two bits on ECP5, four on the 7 series.
+_CARRY = {"ecp5": "CCU2C", "xc7": "CARRY4"}
+
 
 def synthesize(target: Target, family: str, top: str = "core") -> dict[str, Any]:
     """Synthesize the masked array alone or the whole accelerator of a target.
 
-    Returns ``family, top, lut, ff, bram, dsp, macs_per_cycle, lut_per_mac``; ``lut`` counts LUT4 on
-    ECP5 and LUT6 on the 7 series, ``bram`` memories of 16 or 18 kbit. Raises ``ValueError`` for an
+    Returns ``family, top, lut, ff, bram, dsp, macs_per_cycle, lut_per_mac, carry``; ``lut`` counts
+    LUT4 on ECP5, with two for each carry cell, and LUT6 on the 7 series, where carry cells are
+    apart; ``bram`` memories of 16 or 18 kbit; ``carry`` carry cells. Raises ``ValueError`` for an
     unknown family or top, :class:`~hiddenfold.gen.tools.ToolError` when Yosys fails.
     """
     if family not in SYNTHESIS_FAMILIES:
         raise ValueError(f"family must be one of {', '.join(SYNTHESIS_FAMILIES)}, not {family!r}")
     if top not in TOPS:
         raise ValueError(f"top must be one of {', '.join(TOPS)}, not {top!r}")
-    name, text = _verilog(target, top)
+    name, text = _verilog(target, family, top)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.v").write_text(text)
+        keep = "; ".join(f"setattr -mod -set keep_hierarchy 1 {module}" for module in _REPEATED)
         run_yosys(
-            f"read_verilog design.v; {_COMMANDS[family]} -top {name}; "
+            f"read_verilog design.v; {keep}; {_COMMANDS[family]} -top {name}; "
             "tee -q -o stat.json stat -json",
             cwd=Path(folder),
         )
         statistics = json.loads(Path(folder, "stat.json").read_text())
-    counts = count_cells(statistics["design"]["num_cells_by_type"], family)
+    cells = statistics["design"]["num_cells_by_type"]
+    counts = count_cells(cells, family)
     return {
         "family": family,
         "top": top,
         **counts,
         "macs_per_cycle": target.macs_per_cycle,
         "lut_per_mac": counts["lut"] / target.macs_per_cycle,
+        "carry": cells.get(_CARRY[family], 0),
     }
 
 
@@ -96,17 +109,22 @@ def count_cells(cells: Mapping[str, int], family: str) -> dict[str, int]:
     return counts
 
 
-def _verilog(target: Target, top: str) -> tuple[str, str]:
+def _verilog(target: Target, family: str, top: str) -> tuple[str, str]:
     """Name of the module and Verilog of the part."""
     from hiddenfold.gen import emit
 
     if top == "core":
-        return emit.TOP, emit.verilog(target)
+        return emit.TOP, emit.verilog(target, family=family)
     from amaranth.back import verilog
 
+    from hiddenfold.gen.verilog import tidy
     from hiddenfold.hw.array import MaskedArray
 
     array = MaskedArray(
         rows=target.rows, lanes=target.lanes, planes=target.planes, load_rows=target.load_rows
     )
-    return "array", verilog.convert(array, name="array", strip_internal_attrs=True)
+    platform = emit.Platform(family)
+    text = verilog.convert(
+        array, name="array", platform=platform, emit_src=False, strip_internal_attrs=True
+    )
+    return "array", tidy(text)

@@ -22,6 +22,11 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
+    parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="no vendor cells in the array: larger, for simulation and for other families",
+    )
 
     parser = add_command(
         commands,
@@ -60,7 +65,7 @@ def generate(args: argparse.Namespace) -> Outcome:
     from hiddenfold.gen.target import Target
 
     target = Target.load(args.target)
-    manifest = emit(target, args.output)
+    manifest = emit(target, args.output, portable=args.portable)
     data = {key: manifest[key] for key in GENERATE_FIELDS}
     text = (
         f"{target.name}: {target.rows} rows x {target.lanes} lanes x {target.planes} planes, "
@@ -112,8 +117,9 @@ def synth(args: argparse.Namespace) -> Outcome:
     data = synthesize(Target.load(args.target), args.family, args.top)
     kind = {"ecp5": "LUT4", "xc7": "LUT6"}[args.family]
     text = (
-        f"{args.target}, {args.top} on {args.family}: {data['lut']:,} {kind}, {data['ff']:,} "
-        f"flip-flops, {data['bram']} block RAMs, {data['dsp']} DSPs\n"
+        f"{args.target}, {args.top} on {args.family}: {data['lut']:,} {kind}, "
+        f"{data['ff']:,} flip-flops, {data['carry']:,} carry cells, {data['bram']} block RAMs, "
+        f"{data['dsp']} DSPs\n"
         f"{data['macs_per_cycle']:g} 8-bit multiply-accumulates a cycle, "
         f"{data['lut_per_mac']:.1f} {kind} each"
     )

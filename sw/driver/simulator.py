@@ -54,7 +54,7 @@ def target_verilog(target: Target, log: Log) -> Path:
         from hiddenfold.gen.emit import generate
 
         log(f"generating the Verilog of target {target.name} (once)")
-        generate(target, folder)
+        generate(target, folder, portable=True)
 
     return cached(f"verilog-{key}", make) / f"{TOP}.v"
 

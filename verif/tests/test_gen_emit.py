@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_a_second_time_gives_the_same_and_keeps_other_files(generated):
 
 
 def test_a_failure_leaves_no_manifest_and_no_rubbish(tmp_path, monkeypatch):
-    monkeypatch.setattr(emit, "verilog", lambda target: "")
+    monkeypatch.setattr(emit, "verilog", lambda target, **options: "")
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")
@@ -136,3 +137,9 @@ def test_a_failure_leaves_no_manifest_and_no_rubbish(tmp_path, monkeypatch):
         emit.generate(TARGET, folder)
     assert not (folder / "manifest.json").exists()
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_vendor_cells_only_where_wanted():
+    target = replace(TARGET, planes=8)
+    assert "CCU2C" in emit.verilog(target, family="ecp5")
+    assert "CCU2C" not in emit.verilog(target)

@@ -31,8 +31,17 @@ load_rows = 1
 
 def test_counts():
     ecp5 = {"LUT4": 10, "CCU2C": 3, "TRELLIS_DPR16X4": 2, "TRELLIS_FF": 7, "DP16KD": 4, "PFUMX": 9}
-    assert count_cells(ecp5, "ecp5") == {"lut": 24, "ff": 7, "bram": 4, "dsp": 0}
-    xc7 = {"LUT2": 1, "LUT6": 5, "CARRY4": 9, "FDRE": 2, "FDSE": 1, "RAMB36E1": 2, "DSP48E1": 3}
+    assert count_cells(ecp5, "ecp5") == {"lut": 28, "ff": 7, "bram": 4, "dsp": 0}
+    xc7 = {
+        "LUT2": 1,
+        "LUT6": 4,
+        "LUT6_2": 1,
+        "CARRY4": 9,
+        "FDRE": 2,
+        "FDSE": 1,
+        "RAMB36E1": 2,
+        "DSP48E1": 3,
+    }
     assert count_cells(xc7, "xc7") == {"lut": 6, "ff": 3, "bram": 4, "dsp": 3}
 
 
@@ -51,6 +60,7 @@ def test_array_has_no_multiplier_and_registers_for_two_tiles(capsys, tmp_path):
         "dsp",
         "macs_per_cycle",
         "lut_per_mac",
+        "carry",
     ]
     assert (data["family"], data["top"], data["dsp"], data["bram"]) == ("ecp5", "array", 0, 0)
     # Mask and negative bit of 4 x 16 codes, in the active and in the shadow tile.

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of vendor cells: proven to make the row sum, simulated next to the portable array."""
+
+import pytest
+from amaranth.hdl import Cat
+
+from hiddenfold.gen.tools import ToolError
+from hiddenfold.hw import array_ecp5, array_row
+from hiddenfold.hw.array import MAPPINGS
+from hiddenfold.hw.array_ecp5 import Ecp5Row
+from hiddenfold.verif.bench.array_pair import ArrayPair, agree
+from hiddenfold.verif.formal import weights
+from hiddenfold.verif.formal.__main__ import LANES
+from hiddenfold.verif.formal.weights import Unproven, prove_cells, prove_row
+
+
+def wrong_table(patch):
+    """The first carry of each three is lost."""
+    patch.setattr(array_ecp5, "CARRY", array_ecp5.SUM)
+
+
+def late_lane(patch):
+    """A group of lanes is taken a cycle after its values come."""
+    stage_of = Ecp5Row.stage_of
+    patch.setattr(Ecp5Row, "stage_of", lambda row, lane: stage_of(row, lane) - (lane == 15))
+
+
+def wrong_carry(patch):
+    """Adders forget their carry in."""
+    add = array_ecp5.CarryChain.add
+    patch.setattr(
+        array_ecp5.CarryChain,
+        "add",
+        lambda chain, terms, carry_in=None, **options: add(chain, terms, None, **options),
+    )
+
+
+def swapped_bits(patch):
+    """Sums of groups are passed on with two bits exchanged."""
+
+    def register(m, value, name, cycles=1):
+        if len(value) == 8:
+            value = Cat(value[1], value[0], value[2:])
+        return array_row.register(m, value, name, cycles)
+
+    patch.setattr(array_ecp5, "register", register)
+
+
+WRONG = [wrong_table, late_lane, wrong_carry, swapped_bits]
+
+
+@pytest.mark.parametrize("family", MAPPINGS)
+def test_equations_of_the_cells(family, tmp_path):
+    prove_cells(family, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ADD", "CUT", "SUM", "CARRY", "TERM"])
+def test_wrong_equation_is_found(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, name, getattr(weights, name) ^ 2)
+    with pytest.raises(ToolError, match="sat -verify"):
+        prove_cells("ecp5", tmp_path)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("family", MAPPINGS)
+def test_row_is_the_row_sum(family, lanes, tmp_path):
+    # Eight bits of each lane, and the bits of the number of negative lanes.
+    assert prove_row(family, lanes, tmp_path) == 8 * lanes + lanes.bit_length()
+
+
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
+def test_wrong_row_is_found(change, tmp_path, monkeypatch):
+    change(monkeypatch)
+    with pytest.raises(Unproven):
+        prove_row("ecp5", 16, tmp_path)
+
+
+@pytest.mark.parametrize("family", MAPPINGS)
+def test_arrays_agree(family, tmp_path):
+    pair = ArrayPair(family=family, rows=2, lanes=16, load_rows=2)
+    assert agree(pair, family, tmp_path, cycles=5000)
