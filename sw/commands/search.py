@@ -68,8 +68,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--constants",
         choices=("full", "short"),
-        default="full",
-        help="full constants take 5 bytes a channel, short ones 3 (default: full)",
+        help="full constants take 5 bytes a channel, short ones 3 (default: as configured)",
     )
     parser.add_argument(
         "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hiddenfold.sw.affine import FORMS
 from hiddenfold.sw.frozen import FREE_EIGHTHS
 from hiddenfold.sw.search.architectures import ARCHITECTURES, STAGES, stages, stem
 from hiddenfold.sw.search.generators import GENERATORS
@@ -121,9 +122,11 @@ class ModelConfig:
     names the architecture whose float32 size the network is compared with; "" is the network
     itself, not folded.
     `act_bits` is the width of the activations that the network is searched with (1 to 8, with
-    learned clipping), 0 for real numbers. `free_eighths` says how many of 8 neighbouring channels
-    have a stored mask bit (docs/spec.md section 2.1): 4, 2 or 1 for partly frozen masks. Stem,
-    classifier and layers of fewer than `free_from` weights keep whole masks.
+    learned clipping), 0 for real numbers. `constants` says how the export stores batch norms:
+    "full", or "short" with 3 bytes a channel instead of 5 (docs/spec.md section 5). `free_eighths`
+    says how many of 8 neighbouring channels have a stored mask bit (section 2.1): 4, 2 or 1 for
+    partly frozen masks. Stem, classifier and layers of fewer than `free_from` weights keep whole
+    masks.
     """
 
     name: str
@@ -139,6 +142,7 @@ class ModelConfig:
     generator: str = "lfsr"
     dense_reference: str = ""
     act_bits: int = 0
+    constants: str = "full"
     free_eighths: int = 8
     free_from: int = 16384
 
@@ -164,6 +168,7 @@ class ModelConfig:
         _one_of("model.generator", self.generator, GENERATORS)
         _one_of("model.dense_reference", self.dense_reference, ("", *ARCHITECTURES))
         _range("model.act_bits", self.act_bits, 0, 8)
+        _one_of("model.constants", self.constants, FORMS)
         _one_of("model.free_eighths", self.free_eighths, FREE_EIGHTHS)
         _at_least("model.free_from", self.free_from, 0)
         # Half of the frozen weights are kept; the free ones make up the difference.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiddenfold.sw import signs
-from hiddenfold.sw.affine import FULL, SHORT, Affine
+from hiddenfold.sw.affine import SHORT, Affine
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.activation import Activation
 from hiddenfold.sw.search.data import load_data
@@ -43,15 +43,15 @@ def export_run(
     data_dir: str | Path,
     act_bits: int | None = None,
     output: str | Path | None = None,
-    constants_form: str = FULL,
+    constants_form: str | None = None,
 ) -> Model:
     """The model of a run, quantized with activations of `act_bits` bits (1 .. 8).
 
     None stands for those of the search, with the scales that it has learned, or 8 if it had real
     numbers; with any other width the scales are chosen anew.
     Measures the batch norms anew and calibrates, both on training images, and notes the float
-    accuracy on the test images. `constants_form` is "full" or "short" (5 or 3 bytes a channel, see
-    docs/spec.md section 5). With `output` the model is saved there, and its float constants
+    accuracy on the test images. `constants_form`, "full" or "short", replaces `model.constants` of
+    the configuration. With `output` the model is saved there, and its float constants
     beside it.
     """
     if act_bits is not None and (isinstance(act_bits, bool) or not isinstance(act_bits, int)):
@@ -68,7 +68,8 @@ def export_run(
     refresh_batch_norms(network, images, config.train.crop_padding, config.train)
     network.eval()
     model = build_model(network, config.dataset, training.classes, (size, size), act_bits)
-    model = dataclasses.replace(model, constants=constants_form)
+    if constants_form is not None:
+        model = dataclasses.replace(model, constants=constants_form)
     constants = fold_batch_norms(network)
     if act_bits != config.model.act_bits:
         constants = [dataclasses.replace(c, output=None) for c in constants]

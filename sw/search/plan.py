@@ -71,6 +71,7 @@ def plan(
         masks={},
         affine=[],
         dense_reference=reference,
+        constants=config.constants,
     )
     _, *shapes, _ = model.weight_shapes().values()
     free = (8, *(config.free_of(shape.weights) for shape in shapes), 8)

@@ -33,7 +33,7 @@ from hiddenfold.sw.search.supermask import MaskedConv2d
 __all__ = ["warm_start"]
 
 # Keys of a model's configuration that may differ between a run and the run it starts from.
-_FREE = {"name", "top_k", "act_bits", "logit_scale", "dense_reference"}
+_FREE = {"name", "top_k", "act_bits", "constants", "logit_scale", "dense_reference"}
 
 
 def warm_start(search: Search, source: str | Path, images: Tensor) -> None:

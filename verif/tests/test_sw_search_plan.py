@@ -69,6 +69,18 @@ def test_baselines(capsys) -> None:
     assert data["total_bytes"] - folded["total_bytes"] == 4 * saved
 
 
+def test_small_variant(capsys) -> None:
+    """Less than a megabyte with everything, for the network that has two as published."""
+    small = inspect(capsys, "cifar100-hfn-resnet50-small")
+    data = inspect(capsys, "cifar100-hfn-resnet50")
+    assert small["total_bytes"] <= 1_000_000 < data["total_bytes"]
+    executions = 53  # convolutions of ResNet50 with a batch norm
+    channels = 26_560
+    assert data["affine_bytes"] == 5 * channels + 3 * executions
+    assert small["affine_bytes"] == 3 * channels + 4 * executions
+    assert data["mask_bits"] > 14_000_000 and 2 * small["mask_bits"] < data["mask_bits"] * 1.01
+
+
 def test_imagenet_stem() -> None:
     layers = summary(plan_search(load_config(CONFIGS / "imagenet-hfn-resnet50.toml")))["layers"]
     shapes = {layer["name"]: layer["shape"] for layer in layers}
