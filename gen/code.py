@@ -31,13 +31,14 @@ def instruction_count(schedule: Schedule, trace: bool) -> int:
 class Code:
     """What the instructions of a program depend on.
 
-    `affine_offset` and `mask_offset` are where the two sections start in the memory image; `seed`
-    is the model's seed state.
+    `cached` are the places of `mask_cache.cache_places`. `affine_offset` and `mask_offset` are
+    where the two sections start in the memory image; `seed` is the model's seed state.
     """
 
     target: Target
     schedule: Schedule
     masks: MaskStreams
+    cached: dict[str, int]
     seed: int
     affine_offset: int
     mask_offset: int
@@ -110,6 +111,8 @@ class Code:
             **self.masks.fields(op.stream),
             "mask_signature": self.masks.signature(op.stream, len(plan.tiles)),
         }
+        if op.name in self.cached:
+            fields |= {"cached": 1, "cache": self.cached[op.name]}
         if isinstance(op, Classifier):
             return fields | {"logits": 1}
         fields["out_bits"] = op.bits

@@ -7,8 +7,10 @@ from typing import Any
 
 from hiddenfold.gen import cost, limits
 from hiddenfold.gen.code import Code, instruction_count
+from hiddenfold.gen.cost import MaskSupply
 from hiddenfold.gen.graph import build
 from hiddenfold.gen.limits import CompileError
+from hiddenfold.gen.mask_cache import cache_places
 from hiddenfold.gen.schedule import Schedule
 from hiddenfold.gen.streams import MaskStreams, Section, affine_record
 from hiddenfold.gen.target import Target
@@ -46,6 +48,7 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
         if execution.affine is not None:
             affine.add(affine_record(model.affine[execution.affine], target.rows))
     masks = MaskStreams(model, target)
+    cached = cache_places(schedule, masks, target)
 
     affine_offset = instruction_count(schedule, trace) * isa.BYTES
     affine_bytes = affine.bytes()
@@ -53,6 +56,7 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
         target=target,
         schedule=schedule,
         masks=masks,
+        cached=cached,
         seed=model.seed,
         affine_offset=affine_offset,
         mask_offset=affine_offset + len(affine_bytes),
@@ -67,7 +71,7 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
             places[execution.name],
             target,
             schedule.images_at_once(execution),
-            masks.eighths(execution),
+            MaskSupply(masks.eighths(execution), execution.name in cached),
         )
         for execution in executions
     ]
@@ -127,10 +131,10 @@ def _totals(
 
 
 def _layer(
-    execution: Execution, places: list[int], target: Target, images: int, stored: int
+    execution: Execution, places: list[int], target: Target, images: int, supply: MaskSupply
 ) -> dict[str, Any]:
     """Entry of `layers` for one execution on `images` images at once."""
-    estimate = cost.execution_cost(execution, target, images, stored)
+    estimate = cost.execution_cost(execution, target, images, supply)
 
     def each(value: int) -> int | float:
         return value / images if value % images else value // images

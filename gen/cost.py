@@ -21,7 +21,7 @@ from hiddenfold.hw import isa
 from hiddenfold.sw.operations import Classifier, Unfold
 from hiddenfold.sw.shapes import Execution
 
-__all__ = ["Estimate", "Overhead", "execution_cost", "image_bytes", "overhead"]
+__all__ = ["Estimate", "MaskSupply", "Overhead", "execution_cost", "image_bytes", "overhead"]
 
 #: Cycles from a read command to the first beat of data.
 MEMORY_LATENCY = 40
@@ -29,6 +29,8 @@ MEMORY_LATENCY = 40
 FETCH = 23
 #: Cycles of a run besides its instructions.
 RUN = 8
+#: Beats of masks that are read before they are needed.
+MASK_FIFO = 256
 #: Cycles from the last pixel of a pixel tile to the first of its drain, and between two drains.
 DRAIN_TURN = 8
 #: Cycles in which the place of a kernel tap in a pixel tile is computed.
@@ -50,6 +52,16 @@ class Estimate(NamedTuple):
     affine_bytes: int = 0
 
 
+class MaskSupply(NamedTuple):
+    """How a layer's masks come: `stored` of 8 bits are in the program; it uses the mask cache."""
+
+    stored: int = 8
+    cached: bool = False
+
+
+_FROM_MEMORY = MaskSupply()
+
+
 class Overhead(NamedTuple):
     """What a batch takes besides its operations."""
 
@@ -58,18 +70,21 @@ class Overhead(NamedTuple):
 
 
 def execution_cost(
-    execution: Execution, target: Target, images: int = 1, stored: int = 8
+    execution: Execution, target: Target, images: int = 1, supply: MaskSupply = _FROM_MEMORY
 ) -> Estimate:
-    """Estimate one execution of an operation on `images` images together.
-
-    `stored` of 8 mask bits are in the program.
-    """
+    """Estimate one execution of an operation on `images` images together."""
     if execution.weight_shape is not None:
         plan = ConvPlan.make(execution, target, images)
         logits = isinstance(execution.op, Classifier)
-        mask_bytes = _tile_count(plan) * len(plan.tiles) * target.tile_bits * stored // 64
+        mask_bytes = _tile_count(plan) * target.tile_bits * supply.stored // 64
+        if not supply.cached:
+            mask_bytes *= len(plan.tiles)
+        elif execution.iteration:
+            mask_bytes = 0
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
-        cycles = MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits, mask_bytes)
+        cycles = (
+            MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits, mask_bytes, supply.cached)
+        )
         return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
     kernel = 1 if isinstance(execution.op, Classifier) else execution.op.kernel
     if isinstance(execution.op, Unfold):
@@ -121,7 +136,9 @@ def _tile_count(plan: ConvPlan) -> int:
     return plan.blocks * plan.shape.kernel**2 * plan.in_words
 
 
-def _conv_cycles(plan: ConvPlan, target: Target, logits: bool, mask_bytes: int) -> int:
+def _conv_cycles(
+    plan: ConvPlan, target: Target, logits: bool, mask_bytes: int, cached: bool
+) -> int:
     """Two banks of partial sums: one accumulates while the other is drained."""
     supply = target.rows // target.load_rows
     tiles = [(tile, _accumulate(plan, tile, supply)) for tile in plan.tiles]
@@ -130,6 +147,9 @@ def _conv_cycles(plan: ConvPlan, target: Target, logits: bool, mask_bytes: int) 
     masks = 8 * mask_bytes // (plan.blocks * target.bus_bits)
     busy = sum(cycles for _, cycles in tiles)
     bus_stall = max(0, masks + constants - busy)
+    if cached:
+        # All that a block needs is read during its first pixel tile, and some of it before.
+        bus_stall = max(bus_stall, masks + constants - tiles[0][1] - MASK_FIFO)
     summed = constants + supply  # when the array is free
     free = [0, 0]  # when each bank is
     drained = 0

@@ -73,6 +73,10 @@ class MaskStreams:
         """Where a stream starts in the section."""
         return self._offsets[stream]
 
+    def bytes(self, stream: int) -> int:
+        """Bytes of a stream."""
+        return self._words[stream].nbytes
+
     def fields(self, stream: int) -> dict[str, int]:
         """Fields of CONV that are the same for all layers with the stream."""
         return self._fields[stream]

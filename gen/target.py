@@ -55,6 +55,8 @@ class Target:
         Largest kernel of `unfold`.
     load_rows
         Rows of a weight tile that are made in one cycle.
+    mask_cache
+        Bytes of the mask cache, 0 for none.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Target:
     image_width: int
     stem_kernel: int
     load_rows: int
+    mask_cache: int
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -111,6 +114,7 @@ class Target:
         self._check_range("image_width", 1, 1024)
         self._check_choice("stem_kernel", (1, 3, 5, 7))
         self._check_choice("load_rows", (1, 2))
+        self._check_choice("mask_cache", (0, *_POWERS[10:23]))
         for product, factor in (("rows x lanes", self.rows), ("8 x lanes", 8)):
             if factor * self.lanes < self.bus_bits:
                 raise ValueError(
@@ -218,4 +222,5 @@ PARAMETERS = (
     "image_width",
     "stem_kernel",
     "load_rows",
+    "mask_cache",
 )

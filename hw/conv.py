@@ -14,6 +14,7 @@ from hiddenfold.hw.drain import Drain
 from hiddenfold.hw.gearbox import Joiner, Splitter
 from hiddenfold.hw.instruction import LAYOUT
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
+from hiddenfold.hw.mask_cache import MaskCache
 from hiddenfold.hw.pixels import PixelStreamer
 from hiddenfold.hw.psum import PartialSums
 from hiddenfold.hw.rectangle import TapWalker
@@ -29,10 +30,14 @@ STORE_STAGE = SUM_STAGE + PartialSums.STORE_DELAY
 class MaskFetcher(wiring.Component):
     """Asks for the mask stream of a layer: each block's part once per pixel tile.
 
+    What :class:`MaskCache` has kept is not asked for again.
+
     Members
     -------
     start
         Begin a layer. ``address`` is that of its mask stream, ``count`` the 64-bit words a block.
+    cached, repeated
+        See ``MaskCache``.
     cmd
         Read commands.
     """
@@ -45,6 +50,8 @@ class MaskFetcher(wiring.Component):
                 "start": In(1),
                 "address": In(32),
                 "count": In(32),
+                "cached": In(1),
+                "repeated": In(1),
                 "cmd": Out(stream.Signature(COMMAND)),
             }
         )
@@ -54,19 +61,23 @@ class MaskFetcher(wiring.Component):
         m.submodules.tiles = tiles = TileCounter()
         tiles.connect_bounds(m, self)
         pointer = Signal(32)
+        running = Signal()
+        kept = Signal()
         m.d.comb += [
+            kept.eq(self.cached & (self.repeated | tiles.again)),
             tiles.start.eq(self.start),
             self.cmd.p.address.eq(pointer),
             self.cmd.p.beats.eq(self.count >> self._share),
-            tiles.step.eq(self.cmd.valid & self.cmd.ready),
+            self.cmd.valid.eq(running & ~kept),
+            tiles.step.eq(running & (kept | self.cmd.ready)),
         ]
         with m.If(self.start):
-            m.d.sync += [pointer.eq(self.address), self.cmd.valid.eq(1)]
+            m.d.sync += [pointer.eq(self.address), running.eq(1)]
         with m.Elif(tiles.step):
             with m.If(tiles.last_tile):
                 m.d.sync += pointer.eq(pointer + (self.count << 3))
             with m.If(tiles.last):
-                m.d.sync += self.cmd.valid.eq(0)
+                m.d.sync += running.eq(0)
         return m
 
 
@@ -77,6 +88,8 @@ class ConvEngine(wiring.Component):
     -------
     instruction, start, done
         ``start`` begins the CONV in ``instruction``, which is stable to ``done`` (a pulse).
+    repeated
+        The instruction is in the second or a later iteration of a loop.
     program, affine_address
         Address of the memory image and of the layer's affine record.
     mask_cmd, mask_data, affine_cmd, affine_data
@@ -102,6 +115,7 @@ class ConvEngine(wiring.Component):
         bus_bits: int,
         address_bits: int,
         load_rows: int,
+        mask_cache: int,
     ):
         self._rows = rows
         self._lanes = lanes
@@ -111,11 +125,13 @@ class ConvEngine(wiring.Component):
         self._bus_bits = bus_bits
         self._address_bits = address_bits
         self._load_rows = load_rows
+        self._mask_cache = mask_cache
         super().__init__(
             {
                 "instruction": In(LAYOUT),
                 "start": In(1),
                 "done": Out(1),
+                "repeated": In(1),
                 "program": In(32),
                 "affine_address": In(32),
                 "mask_cmd": Out(stream.Signature(COMMAND)),
@@ -174,7 +190,16 @@ class ConvEngine(wiring.Component):
             bus_bits=self._bus_bits,
             address_bits=self._address_bits,
         )
-        units = (fetcher, loader, taps, pixels, drain)
+        units = [fetcher, loader, taps, pixels, drain]
+        connect(m, flipped(self.mask_data), mask_words.i)
+        if self._mask_cache:
+            m.submodules.cache = cache = MaskCache(mask_bits=mask_bits, size=self._mask_cache)
+            units.append(cache)
+            m.d.comb += cache.repeated.eq(self.repeated)
+            connect(m, mask_words.o, cache.i)
+            connect(m, cache.o, loader.i)
+        else:
+            connect(m, mask_words.o, loader.i)
         self._connect_fields(m, (*units, affine))
         for unit in units:
             m.d.comb += unit.start.eq(self.start)
@@ -182,9 +207,8 @@ class ConvEngine(wiring.Component):
 
         # Masks and signs to the array's shadow tile.
         connect(m, fetcher.cmd, flipped(self.mask_cmd))
-        connect(m, flipped(self.mask_data), mask_words.i)
-        connect(m, mask_words.o, loader.i)
         m.d.comb += [
+            fetcher.repeated.eq(self.repeated),
             fetcher.address.eq(self.program + self.instruction.offset),
             loader.release.eq(pixels.release),
             array.load.eq(loader.load),
@@ -267,7 +291,7 @@ class ConvEngine(wiring.Component):
         fields = (
             "seed frozen free kernel stride passes gap top in_words in_h in_w blocks images "
             "tile_images out_h out_w out_words out_bits tile_rows src dst res count logits "
-            "add_residual"
+            "add_residual cached cache"
         ).split()
         for unit in units:
             for field in fields:

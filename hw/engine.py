@@ -56,6 +56,7 @@ class Engine(wiring.Component):
         image_width: int,
         stem_kernel: int,
         load_rows: int,
+        mask_cache: int,
         target_id: int,
     ):
         self._bus_bits = bus_bits
@@ -76,6 +77,7 @@ class Engine(wiring.Component):
                 "act_words": act_banks * act_bank_words,
                 "image_width": image_width,
                 "stem_kernel": stem_kernel,
+                "mask_cache": mask_cache,
             },
         )
         self.conv = ConvEngine(
@@ -87,6 +89,7 @@ class Engine(wiring.Component):
             bus_bits=bus_bits,
             address_bits=address_bits,
             load_rows=load_rows,
+            mask_cache=mask_cache,
         )
         self.unfold = Unfold(
             lanes=lanes,
@@ -149,6 +152,7 @@ class Engine(wiring.Component):
             sequencer.next_image.eq(unfold.next_address),
             sequencer.unit_done.eq(Cat(unit.done for unit in units)),
             conv.instruction.eq(instruction),
+            conv.repeated.eq(sequencer.repeated),
             conv.program.eq(self.program),
             conv.affine_address.eq(sequencer.affine_address),
             unfold.address.eq(sequencer.image_address + instruction.offset),

@@ -28,6 +28,8 @@ class TileCounter(wiring.Component):
         Go to the next pixel tile.
     block, row, rows, maps
         Current block, first output row of the tile, output rows and images in it.
+    again
+        The pixel tile is not the first of its block.
     last_rows, last_tile, last
         The tile holds the last rows of its images; is the last of its block; of the layer.
     """
@@ -42,6 +44,7 @@ class TileCounter(wiring.Component):
                 "row": Out(16),
                 "rows": Out(16),
                 "maps": Out(8),
+                "again": Out(1),
                 "last_rows": Out(1),
                 "last_tile": Out(1),
                 "last": Out(1),
@@ -70,11 +73,12 @@ class TileCounter(wiring.Component):
             self.last.eq(self.last_tile & (self.block == self.blocks - 1)),
         ]
         with m.If(self.start):
-            m.d.sync += [self.block.eq(0), image.eq(0), self.row.eq(0)]
+            m.d.sync += [self.block.eq(0), image.eq(0), self.row.eq(0), self.again.eq(0)]
         with m.Elif(self.step):
             m.d.sync += self.row.eq(Mux(self.last_rows, 0, self.row + self.tile_rows))
             with m.If(self.last_rows):
                 m.d.sync += image.eq(Mux(last_group, 0, image + self.tile_images))
+            m.d.sync += self.again.eq(~self.last_tile)
             with m.If(self.last_tile):
                 m.d.sync += self.block.eq(self.block + 1)
         return m

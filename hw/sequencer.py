@@ -97,12 +97,14 @@ class FieldCheck(wiring.Component):
         act_words: int,
         image_width: int,
         stem_kernel: int,
+        mask_cache: int,
     ):
         self._planes = planes
         self._depth = depth
         self._act_words = act_words
         self._image_width = image_width
         self._stem_kernel = stem_kernel
+        self._mask_cache = mask_cache
         super().__init__({"instruction": In(LAYOUT), "field_error": Out(1), "window_error": Out(1)})
 
     def elaborate(self, platform):
@@ -148,6 +150,7 @@ class FieldCheck(wiring.Component):
                         | (tile_pixels > self._depth)
                         | (i.count == 0)
                         | ((i.free != 0) & ~i.frozen)
+                        | (i.cached & (self._mask_cache == 0))
                     ),
                     outside.eq(
                         src_wrong
@@ -200,6 +203,8 @@ class Sequencer(wiring.Component):
         Begin with ``images`` images; ``program`` and ``image`` are stable to the end.
     cmd, data
         Port of the read channel.
+    repeated
+        The instruction is in the second or a later iteration of a loop.
     instruction, unit_start, unit_done
         The instruction in execution, and a start and a done pulse per unit (``UNIT_OPCODES``).
     affine_address, image_address
@@ -226,6 +231,7 @@ class Sequencer(wiring.Component):
                 "image": In(32),
                 "cmd": Out(stream.Signature(COMMAND)),
                 "data": In(stream.Signature(bus_bits)),
+                "repeated": Out(1),
                 "instruction": Out(LAYOUT),
                 "unit_start": Out(len(UNIT_OPCODES)),
                 "unit_done": In(len(UNIT_OPCODES)),
@@ -272,6 +278,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += [
                         begun.eq(0),
                         loop_left.eq(0),
+                        self.repeated.eq(0),
                         self.images_done.eq(0),
                         self.image_address.eq(self.image),
                     ]
@@ -348,7 +355,7 @@ class Sequencer(wiring.Component):
                     with m.If(loop_left != 1):
                         m.d.comb += next_pc.eq(loop_start)
                     m.d.comb += fetcher.start.eq(1)
-                    m.d.sync += loop_left.eq(loop_left - 1)
+                    m.d.sync += [loop_left.eq(loop_left - 1), self.repeated.eq(loop_left != 1)]
                     m.next = "FETCH"
             for unit, opcode in enumerate(UNIT_OPCODES):
                 with m.Case(opcode):

@@ -61,6 +61,7 @@ class _Machine:
     affine_position: int = 0
     bytes_read: int = 0
     pc: int = 0
+    repeated: bool = False  # in the second or a later iteration
     output: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -68,6 +69,9 @@ class _Machine:
         self.lanes = self.parameters["lanes"]
         words = self.parameters["act_banks"] * self.parameters["act_bank_words"]
         self.act = np.random.default_rng(0).integers(0, 256, (words, self.lanes), dtype=np.uint8)
+        # The mask cache as words of 64 bits, before anything is in it.
+        size = self.parameters["mask_cache"] // 8
+        self.cache = np.random.default_rng(1).integers(0, 1 << 64, size, dtype=np.uint64)
         self._signs: dict[tuple[int, int], NDArray[np.int8]] = {}
 
     # Control.
@@ -93,10 +97,12 @@ class _Machine:
             elif opcode == Opcode.LOOP:
                 self._require(loop is None and 1 <= fields["count"] <= 255, Error.LOOP)
                 loop = following, fields["count"]
+                self.repeated = False
             elif opcode == Opcode.ENDLOOP:
                 if loop is None:
                     raise Fault(Error.LOOP, self.pc)
                 loop = loop[0], loop[1] - 1
+                self.repeated = loop[1] > 0
                 if loop[1]:
                     following = loop[0]
                 else:
@@ -234,9 +240,11 @@ class _Convolution:
         self._check()
         if not f["logits"]:
             self._read_constants()
-        mask_words = np.concatenate(
-            [self._block_masks(block) for block in range(f["blocks"]) for _ in self._tiles()]
-        )
+        self._masks = [
+            [self._block_masks(block, tile > 0) for tile in range(len(self._tiles()))]
+            for block in range(f["blocks"])
+        ]
+        mask_words = np.concatenate([words for tiles in self._masks for words in tiles])
         if lfsr.signature(map(int, mask_words)) != f["mask_signature"]:
             raise Fault(Error.MASK_SIGNATURE, machine.pc)
         self._check_spacing()
@@ -272,6 +280,7 @@ class _Convolution:
             pixels > machine.parameters["psum_depth"]
             or f["passes"] * machine.parameters["planes"] > 8
             or (f["free"] and not f["frozen"])
+            or (f["cached"] and not machine.parameters["mask_cache"])
             or (f["tile_images"] > 1 and f["tile_rows"] != f["out_h"])
         ):
             raise Fault(Error.FIELD, machine.pc)
@@ -330,17 +339,24 @@ class _Convolution:
                     last[place] = times
                     now += count
 
-    def _block_masks(self, block: int) -> NDArray[np.uint64]:
-        f = self._fields
-        return self._machine.read(f["offset"] + 8 * f["count"] * block, f["count"])
+    def _block_masks(self, block: int, again: bool) -> NDArray[np.uint64]:
+        """Masks of a block for a pixel tile, `again` for all but the first one."""
+        machine, f = self._machine, self._fields
+        start = 8 * f["cache"] + f["count"] * block
+        assert not f["cached"] or start + f["count"] <= len(machine.cache), "beyond the mask cache"
+        if f["cached"] and (machine.repeated or again):
+            return machine.cache[start : start + f["count"]].copy()
+        words = machine.read(f["offset"] + 8 * f["count"] * block, f["count"])
+        if f["cached"]:
+            machine.cache[start : start + f["count"]] = words
+        return words
 
     def _weights(self, block: int, states: list[int]) -> NDArray[np.float64]:
         """Weights -1, 0, +1 of a block: [taps, in_words * lanes, rows]."""
         f = self._fields
         taps, lane_words = len(self._taps), f["in_words"]
-        words = f["count"] * block
-        data = np.frombuffer(self._machine.memory, "<u8", f["count"], f["offset"] + 8 * words)
-        bits = np.unpackbits(np.ascontiguousarray(data).view(np.uint8), bitorder="little")
+        data = self._masks[block][0].astype("<u8")
+        bits = np.unpackbits(data.view(np.uint8), bitorder="little")
         channels = lane_words * self._lanes
         stride = 1 + f["frozen"]
         positions = -(-channels // 64)

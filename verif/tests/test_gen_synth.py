@@ -26,6 +26,7 @@ bus_bits = 64
 image_width = 8
 stem_kernel = 3
 load_rows = 1
+mask_cache = 0
 """
 
 

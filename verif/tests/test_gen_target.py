@@ -36,6 +36,10 @@ WRONG = {
     "accumulator": ("acc_bits = 40", START + r"acc_bits must be in 12\.\.32, not 40$"),
     "image width": ("image_width = 0", START + r"image_width must be in 1\.\.1024, not 0$"),
     "load rows": ("load_rows = 3", START + r"load_rows must be one of 1, 2, not 3$"),
+    "mask cache": (
+        "mask_cache = 3000",
+        START + r"mask_cache must be one of 0, 1024, .*, 4194304, not 3000$",
+    ),
     "stem": ("stem_kernel = 9", START + r"stem_kernel must be one of 1, 3, 5, 7, not 9$"),
     "family": ('family = "ice40"', START + r"family must be one of sim, .*, xcup, not 'ice40'$"),
     "clock": ("clock_mhz = 0", START + r"clock_mhz must be in 0\.\.1000, not 0$"),
@@ -108,7 +112,7 @@ def test_identifier_is_the_one_of_the_specification():
     target = Target.load("ulx3s-85f")
     text = (
         "hiddenfold 2 rows=32 lanes=64 planes=8 act_banks=4 act_bank_words=1024 psum_depth=256 "
-        "acc_bits=24 bus_bits=64 image_width=64 stem_kernel=3 load_rows=1"
+        "acc_bits=24 bus_bits=64 image_width=64 stem_kernel=3 load_rows=1 mask_cache=16384"
     )
     assert target.identifier == zlib.crc32(text.encode())
     assert target.hardware_parameters() == target.parameters() | {"target_id": target.identifier}
