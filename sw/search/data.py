@@ -74,7 +74,7 @@ class Split:
         if crop == "resized":
             if isinstance(self.images, Tensor):
                 raise ValueError("Images in memory have no resized crops")
-            return augment(self.images.random_crops(index, generator), 0, flip, generator)
+            return self.images.random_crops(index, generator, flip)
         return augment(self.images[index], padding, flip, generator)
 
 

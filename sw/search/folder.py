@@ -96,13 +96,19 @@ class Pictures:
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """The pictures of a slice or of a tensor of numbers, scaled and cropped in the middle."""
         chosen = self._chosen(index)
-        return self._decode(chosen, [self._middle] * len(chosen))
+        return self._decode(chosen, [self._middle] * len(chosen), [False] * len(chosen))
 
-    def random_crops(self, index: slice | Tensor, generator: torch.Generator) -> Tensor:
-        """Like indexing, with a random part of each picture scaled to the size."""
+    def random_crops(
+        self, index: slice | Tensor, generator: torch.Generator, flip: bool = False
+    ) -> Tensor:
+        """Like indexing, with a random part of each picture scaled to the size.
+
+        With `flip` about every second picture is mirrored.
+        """
         chosen = self._chosen(index)
         draws = torch.rand(len(chosen), _ATTEMPTS, 4, generator=generator).tolist()
-        return self._decode(chosen, [_random_box(draw) for draw in draws])
+        mirror = torch.rand(len(chosen), generator=generator) < (0.5 if flip else 0.0)
+        return self._decode(chosen, [_random_box(draw) for draw in draws], mirror.tolist())
 
     def _chosen(self, index: slice | Tensor) -> list[Path]:
         if isinstance(index, slice):
@@ -115,12 +121,14 @@ class Pictures:
         left, upper = (width - side) / 2, (height - side) / 2
         return left, upper, left + side, upper + side
 
-    def _decode(self, paths: list[Path], boxes: list[Callable[[int, int], Box]]) -> Tensor:
+    def _decode(
+        self, paths: list[Path], boxes: list[Callable[[int, int], Box]], mirror: list[bool]
+    ) -> Tensor:
         result = np.empty((len(paths), 3, self.size, self.size), np.uint8)
 
         def fill(number: int) -> None:
             pixels = _read(paths[number], self.size, boxes[number])
-            result[number] = pixels.transpose(2, 0, 1)
+            result[number] = pixels[:, :: -1 if mirror[number] else 1].transpose(2, 0, 1)
 
         for _ in _pool().map(fill, range(len(paths))):
             pass

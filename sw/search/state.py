@@ -11,7 +11,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.search import precision
 from hiddenfold.sw.search.activation import calibrate
+from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
@@ -84,17 +85,9 @@ class Search:
             file=sys.stderr,
         )
         with bar:
-            while self.step < steps:
-                chosen = order[self.step * settings.batch :][: settings.batch]
-                moved = training.augmented(
-                    chosen,
-                    self._generator(self.step),
-                    padding=padding,
-                    flip=settings.flip,
-                    crop=settings.crop,
-                ).to(self.device)
+            for images, labels in self._batches(training, order, range(self.step, steps), padding):
                 self._set_rate(self.epoch + (self.step + 0.5) / steps)
-                self._total += self._train(to_float(moved, self.dtype), training.labels[chosen])
+                self._total += self._train(to_float(images.to(self.device), self.dtype), labels)
                 self.step += 1
                 bar.update()
                 if self.step % _SHOW_EVERY == 0:
@@ -126,6 +119,26 @@ class Search:
         self.step, self._seconds = 0, 0.0
         self._total.zero_()
         return row
+
+    def _batches(
+        self, split: Split, order: Tensor, steps: range, padding: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented images uint8 and labels of some steps of this epoch."""
+        settings = self.config.train
+
+        def make(step: int) -> tuple[Tensor, Tensor]:
+            chosen = order[step * settings.batch :][: settings.batch]
+            images = split.augmented(
+                chosen,
+                self._generator(step),
+                padding=padding,
+                flip=settings.flip,
+                crop=settings.crop,
+            )
+            return images, split.labels[chosen]
+
+        # Pictures take long to decode, and leave the device idle unless they are made in time.
+        return map(make, steps) if isinstance(split.images, Tensor) else ahead(make, steps)
 
     def _train(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns loss and right answers."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from hiddenfold.sw.search.config import SearchConfig
 from hiddenfold.sw.search.data import Split, load_data
 from hiddenfold.sw.search.measure import REFRESH_IMAGES
+from hiddenfold.sw.search.memory import keep_freed_memory
 from hiddenfold.sw.search.run_directory import RunDirectory
 from hiddenfold.sw.search.state import Row, Search
 from hiddenfold.sw.search.warm_start import warm_start
@@ -42,6 +43,8 @@ def train(
             f"a run that is resumed has its own scores: resume it, or start one from {start_from}"
         )
     run = RunDirectory(out_dir, resume)
+    if device == "cpu":
+        keep_freed_memory()
     if data is None:
         data = load_data(config, data_dir)
     training, test = (split.to(device) for split in data)

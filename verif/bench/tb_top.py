@@ -362,6 +362,8 @@ async def illegal_program(dut):
         (Error.FIELD, conv_at, {"passes": 0}),
         (Error.FIELD, conv_at, {"tile_rows": 0}),
         (Error.FIELD, conv_at, {"tile_rows": 0xFFF}),
+        (Error.FIELD, conv_at, {"images": 0}),
+        (Error.FIELD, conv_at, {"tile_images": 0}),
         (Error.WINDOW, image_at, {"dst": memory_words - 1}),
         (Error.WINDOW, conv_at, {"src": memory_words - 1}),
         (Error.WINDOW, conv_at, {"dst": memory_words - 1}),

@@ -237,3 +237,26 @@ def test_unknown_key_in_a_training_config(capsys, tmp_path):
     message = refuse(capsys, "train", path, "--data", tmp_path, "--out", tmp_path / "run")
     assert str(path) in message
     assert "'speed'" in message
+
+
+def test_configured_network_that_does_not_fit(capsys, tmp_path, monkeypatch):
+    """An ImageNet stem on a small target: refused at once, not after the simulator is built."""
+
+    def build(url):
+        pytest.fail(f"{url} was opened")
+
+    monkeypatch.setattr("hiddenfold.sw.verify.Accelerator.open", build)
+    path = tmp_path / "net.toml"
+    path.write_text(
+        'dataset = "imagenet"\n[model]\nname = "net"\n'
+        "stem = { channels = 8, kernel = 7, stride = 2, pool = true }\n"
+        "stages = [{ blocks = 1, channels = 8 }]\n"
+        "[train]\nphases = [{ epochs = 1, size = 224 }]\n"
+    )
+    arguments = ("verify", "--target", "sim-tiny", "--seed", "1", "--config", path)
+    message = refuse(capsys, *arguments)
+    assert "Operation 'unfold' does not fit target 'sim-tiny': image width 224 is above" in message
+    path.write_text(
+        path.read_text().replace("[model]", '[model]\ntop_k = 1.0\nweights = "trained"')
+    )
+    assert "net: key 'model.weights' must be 'signs' for a model file" in refuse(capsys, *arguments)

@@ -100,6 +100,11 @@ def test_compile(capsys, tmp_path, tiny_hfn):
         "predicted_bytes_written",
     }
     assert data["total_bytes"] == output.stat().st_size
+    arguments = (tiny_hfn, "--target", "sim-tiny", "--batch", "4", "-o", output)
+    batch = run_json(capsys, "compile", *arguments)
+    assert batch["ideal_cycles"] == data["ideal_cycles"]
+    assert batch["predicted_cycles"] < data["predicted_cycles"]
+    assert batch["predicted_bytes_written"] == data["predicted_bytes_written"]
 
 
 def test_generate(capsys, tmp_path):
@@ -118,13 +123,15 @@ def test_generate(capsys, tmp_path):
     assert "endmodule" in (tmp_path / "hw" / "hiddenfold.v").read_text()
 
 
-def test_run_on_the_accelerator(capsys, tiny_hfn, tiny_png):
+@pytest.mark.parametrize("batch", (1, 2))
+def test_run_on_the_accelerator(capsys, tiny_hfn, tiny_png, batch):
     data = run_json(
         capsys,
         "run",
         tiny_hfn,
-        tiny_png,
-        tiny_png,
+        *[tiny_png] * 3,
+        "--batch",
+        batch,
         "--backend",
         "rtl",
         "--target",
@@ -133,7 +140,7 @@ def test_run_on_the_accelerator(capsys, tiny_hfn, tiny_png):
     )
     golden = run_json(capsys, "run", tiny_hfn, tiny_png, "--backend", "golden")["images"][0]
     assert data["first_mismatch"] is None
-    assert len(data["images"]) == 2
+    assert len(data["images"]) == 3
     for entry in data["images"]:
         assert set(entry) == IMAGE_FIELDS
         assert entry["bit_exact"] is True

@@ -55,7 +55,8 @@ def run_json(capsys, *arguments) -> dict:
 def test_golden_and_accelerator_have_the_same_accuracy(capsys, wide_hfn, data):
     arguments = ("evaluate", wide_hfn, "--data", data, "-n", 4, "--offset", 9000)
     golden = run_json(capsys, *arguments, "--backend", "golden")
-    rtl = run_json(capsys, *arguments, "--backend", "rtl", "--target", "sim-tiny")
+    device = ("--backend", "rtl", "--target", "sim-tiny", "--batch", 3)
+    rtl = run_json(capsys, *arguments, *device)
     for found, backend in ((golden, "golden"), (rtl, "rtl")):
         assert set(found) == EVALUATE_FIELDS
         assert (found["backend"], found["images"]) == (backend, 4)

@@ -20,7 +20,7 @@ from hiddenfold.sw.driver.cache import cached
 from hiddenfold.sw.driver.device import DeviceError
 from hiddenfold.sw.driver.rtl import MEMORY_BASE, RtlDevice
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
-from hiddenfold.sw.instructions import encode, instructions
+from hiddenfold.sw.instructions import decode, encode, instructions
 from hiddenfold.sw.program import Program
 from hiddenfold.sw.verify import Comparison, check_model, compare_run, network_limits
 from hiddenfold.verif.bench.case import HEIGHT, WIDTH, small_model
@@ -156,6 +156,28 @@ def test_unknown_opcode_and_foreign_target(accelerator, program, images, golden)
     accelerator.load(foreign, check_target=False)
     with pytest.raises(AcceleratorError, match=r"accelerator error TARGET \(9\)"):
         accelerator.run(images)
+    assert_good(accelerator, program, images, golden)
+
+
+def test_batches_that_make_no_sense(accelerator, program, images, golden):
+    conv, end = offset_of(program, Opcode.CONV), offset_of(program, Opcode.END)
+    rows = field_of(program, Opcode.CONV, "out_h")
+    for offset, opcode, changes in (
+        (conv, Opcode.CONV, {"images": 0}),
+        (conv, Opcode.CONV, {"tile_images": 0}),
+        (conv, Opcode.CONV, {"images": 2, "tile_images": 2, "tile_rows": rows - 1}),
+        (conv, Opcode.CONV, {"images": 255, "tile_images": 255, "tile_rows": rows}),
+        (end, Opcode.END, {"images": 0}),
+        (end, Opcode.END, {"images": 2}),  # of three
+    ):
+        memory = bytearray(program.memory)
+        fields = decode(memory[offset : offset + BYTES]) | changes
+        del fields["opcode"], fields["signature"]
+        memory[offset : offset + BYTES] = encode(opcode, **fields)
+        accelerator.load(replace(program, memory=bytes(memory)))
+        with pytest.raises(AcceleratorError, match=r"accelerator error FIELD \(12\)") as caught:
+            accelerator.run(images)
+        assert caught.value.pc == offset
     assert_good(accelerator, program, images, golden)
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from picture_cases import write_folder
 from PIL import Image
 
 from hiddenfold.sw.search import data as data_module
+from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.cifar import CIFAR10, CIFAR100, Cifar
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import (
@@ -132,25 +134,6 @@ def test_damaged_cifar(tmp_path: Path) -> None:
         replace(cifar, classes=7).class_names(tmp_path)
 
 
-COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
-
-
-def write_folder(root: Path, count: int = 5, size: tuple[int, int] = (24, 20)) -> Path:
-    """A folder of pictures in three colours, `count` of each for training and 2 for tests."""
-    rng = np.random.default_rng(1)
-    for split, pictures in (("train", count), ("val", 2)):
-        for name, colour in COLOURS.items():
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            (folder / ".hidden.png").write_bytes(b"not a picture")
-            (folder / "notes.txt").write_text("not a picture")
-            for number in range(pictures):
-                noise = rng.integers(-40, 5, (*size[::-1], 3)) + np.array(colour)
-                picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-                picture.save(folder / f"{number}.{('png', 'jpg', 'JPEG')[number % 3]}")
-    return root
-
-
 def folder_config(**changes) -> SearchConfig:
     """A search on a folder of pictures with three classes, at 16 x 16 pixels."""
     table = {
@@ -206,6 +189,28 @@ def test_large_folders_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert torch.equal(*moved)
 
 
+def test_batches_are_made_ahead_in_order() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        made.append(number)
+        return 10 * number
+
+    results = ahead(make, range(9))
+    assert [next(results) for _ in range(5)] == [0, 10, 20, 30, 40]
+    with pytest.raises(ValueError, match="^five$"):
+        next(results)
+    made.clear()
+    results = ahead(make, range(5))
+    assert next(results) == 0
+    results.close()
+    assert set(made) <= {0, 1, 2}
+    assert list(ahead(make, range(2))) == [0, 10]
+    assert list(ahead(make, ())) == []
+
+
 def test_pixels_are_slices_of_a_split() -> None:
     images = torch.arange(7 * 3 * 2 * 2).reshape(7, 3, 2, 2).to(torch.uint8)
     pixels = Pixels(images, slice(2, 6))
@@ -244,6 +249,10 @@ def test_random_crops(tmp_path: Path) -> None:
     crops = pictures.random_crops(chosen, torch.Generator().manual_seed(1))
     assert torch.equal(crops, pictures.random_crops(chosen, torch.Generator().manual_seed(1)))
     assert not torch.equal(crops, pictures.random_crops(chosen, torch.Generator().manual_seed(2)))
+    mirrored = pictures.random_crops(chosen, torch.Generator().manual_seed(1), flip=True)
+    same = (mirrored == crops).flatten(1).all(1)
+    assert bool((same | (mirrored == crops.flip(3)).flatten(1).all(1)).all())
+    assert 70 < int(same.sum()) < 130
     rows = crops[:, 0].float()
     assert bool((rows.diff(dim=2) >= 0).all()) and bool((rows[:, :1] == rows).all())
     widths = rows[:, 0, -1] - rows[:, 0, 0]
@@ -293,8 +302,10 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crop", ["padded", "resized"])
-def test_search_on_a_folder(tmp_path: Path, crop: str) -> None:
+def test_search_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: str) -> None:
     """Pictures in three colours are told apart after a few epochs."""
+    # Too large for memory, as the test sees it: batches are made ahead.
+    monkeypatch.setattr(data_module, "_MEMORY", 0)
     write_folder(tmp_path / "data", 10)
     settings = {"optimizer": "adam", "lr": 0.1, "norm_lr": 0.05, "warmup": 0.0}
     phases = [{"epochs": 6, "size": 16}]

@@ -44,6 +44,26 @@ def test_top_k_keeps_exactly_the_largest(count: int, top_k: float, levels: int) 
         assert values[mask].min() >= values[~mask].max()
 
 
+@pytest.mark.parametrize("order", ["random", "ascending", "descending", "few levels", "one off"])
+@pytest.mark.parametrize("top_k", [0.001, 0.3, 0.5, 0.999])
+def test_top_k_of_many_values_is_exact(order: str, top_k: float) -> None:
+    """Enough values for the sample that brackets the threshold, and orders that mislead it."""
+    count = 100_003
+    values = torch.randperm(count, generator=torch.Generator().manual_seed(1)).float()
+    if order in ("ascending", "descending"):
+        values = values.sort(descending=order == "descending").values
+    elif order == "few levels":
+        values = (values / 3e4).floor()
+    elif order == "one off":
+        # All values that the sample sees are far below the others.
+        values[:: count // 8192] -= 1e6
+    mask = top_k_mask(values, top_k)
+    ordered = values.sort(descending=True, stable=True).indices
+    expected = torch.zeros(count, dtype=torch.bool)
+    expected[ordered[: kept_weights(count, top_k)]] = True
+    assert torch.equal(mask, expected)
+
+
 def test_ties_go_to_the_first_weights() -> None:
     values = torch.tensor([1.0, 2.0, 1.0, 1.0, 0.0, 1.0])
     assert top_k_mask(values, 0.5).tolist() == [True, True, True, False, False, False]
