@@ -87,7 +87,9 @@ class Search:
         with bar:
             for images, labels in self._batches(training, order, range(self.step, steps), padding):
                 self._set_rate(self.epoch + (self.step + 0.5) / steps)
-                self._total += self._train(to_float(images.to(self.device), self.dtype), labels)
+                self._total += self.train_batch(
+                    to_float(images.to(self.device), self.dtype), labels
+                )
                 self.step += 1
                 bar.update()
                 if self.step % _SHOW_EVERY == 0:
@@ -140,7 +142,7 @@ class Search:
         # Pictures take long to decode, and leave the device idle unless they are made in time.
         return map(make, steps) if isinstance(split.images, Tensor) else ahead(make, steps)
 
-    def _train(self, images: Tensor, labels: Tensor) -> Tensor:
+    def train_batch(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns loss and right answers."""
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
