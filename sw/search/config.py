@@ -210,7 +210,9 @@ class TrainConfig:
     `crop` is "padded" (the image, moved by up to `crop_padding` pixels) or "resized" (a part of
     random size and shape, for data sets of picture files). `quantize_from` is the epoch (from 0)
     with which activations of `model.act_bits` bits begin.
-    `eval_every` is in epochs; the last epoch is always evaluated.
+    `eval_every` is in epochs; the last epoch is always evaluated. `held_out` is the share of the
+    training images that are not trained on but evaluated, in place of the test images: for choices
+    that the test images must not take part in.
     """
 
     phases: tuple[PhaseConfig, ...]
@@ -230,6 +232,7 @@ class TrainConfig:
     seed: int = 0
     quantize_from: int = 0
     eval_every: int = 1
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -247,6 +250,7 @@ class TrainConfig:
         _at_least("train.seed", self.seed, 0)
         _range("train.quantize_from", self.quantize_from, 0, self.epochs - 1)
         _at_least("train.eval_every", self.eval_every, 1)
+        _range("train.held_out", self.held_out, 0.0, 0.5)
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
 
     @property

@@ -20,6 +20,7 @@ __all__ = [
     "Pixels",
     "Split",
     "augment",
+    "hold_out",
     "load_data",
     "load_split",
     "resize",
@@ -55,6 +56,14 @@ class Split:
         if isinstance(self.images, Tensor):
             return replace(self, images=resize(self.images, size))
         return replace(self, images=self.images.at_size(size))
+
+    def part(self, numbers: Tensor) -> Split:
+        """The images of these numbers."""
+        if isinstance(self.images, Tensor):
+            images: Tensor | Pictures = self.images[numbers]
+        else:
+            images = self.images.part(numbers)
+        return replace(self, images=images, labels=self.labels[numbers])
 
     def sample(self, count: int) -> Tensor:
         """`count` images, or all if there are fewer, from everywhere in the split."""
@@ -115,6 +124,14 @@ def load_data(config: SearchConfig, data_dir: str | Path) -> tuple[Split, Split]
     if config.train.crop == "padded":
         training = _in_memory(training)
     return training, _in_memory(test)
+
+
+def hold_out(training: Split, share: float) -> tuple[Split, Split]:
+    """The split without a share of its images, taken from everywhere in it, and these images."""
+    count = round(len(training) * share)
+    held = torch.zeros(len(training), dtype=torch.bool)
+    held[torch.arange(count) * len(training) // max(count, 1)] = True
+    return training.part((~held).nonzero()[:, 0]), training.part(held.nonzero()[:, 0])
 
 
 def load_split(dataset: str, data_dir: str | Path, split: str, size: int) -> Split:

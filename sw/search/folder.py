@@ -93,6 +93,10 @@ class Pictures:
         """The same pictures at another size."""
         return replace(self, size=size)
 
+    def part(self, numbers: Tensor) -> Pictures:
+        """The pictures of these numbers."""
+        return replace(self, paths=self._chosen(numbers))
+
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """The pictures of a slice or of a tensor of numbers, scaled and cropped in the middle."""
         chosen = self._chosen(index)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hiddenfold.sw.search.config import SearchConfig
-from hiddenfold.sw.search.data import Split, load_data
+from hiddenfold.sw.search.data import Split, hold_out, load_data
 from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.memory import keep_freed_memory
 from hiddenfold.sw.search.run_directory import RunDirectory
@@ -47,6 +47,8 @@ def train(
         keep_freed_memory()
     if data is None:
         data = load_data(config, data_dir)
+        if config.train.held_out:
+            data = hold_out(data[0], config.train.held_out)
     training, test = (split.to(device) for split in data)
     search = Search(config, device)
     if resume:

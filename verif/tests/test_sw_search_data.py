@@ -19,7 +19,9 @@ from hiddenfold.sw.search.cifar import CIFAR10, CIFAR100, Cifar
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import (
     Pixels,
+    Split,
     augment,
+    hold_out,
     load_data,
     load_split,
     resize,
@@ -187,6 +189,21 @@ def test_large_folders_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for split in (training, in_memory)
     ]
     assert torch.equal(*moved)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.2, 3), (0.5, 8), (0.0, 0)])
+def test_held_out_images_are_not_trained_on(tmp_path: Path, share: float, count: int) -> None:
+    paths, labels, _ = list_pictures(write_folder(tmp_path), "train")
+    pictures = Split(Pictures(paths, 16), torch.from_numpy(labels))
+    tensors = replace(pictures, images=torch.arange(15).reshape(15, 1, 1, 1))
+    for training, held in (hold_out(pictures, share), hold_out(tensors, share)):
+        assert (len(training), len(held)) == (15 - count, count)
+        assert (len(training.images), len(held.images)) == (15 - count, count)
+    assert sorted(torch.cat([training.images, held.images]).flatten().tolist()) == list(range(15))
+    # Pictures are sorted by class, and some of every class are held out.
+    assert len(held.labels.unique()) == (3 if count else 0)
+    expected = [paths[i] for i in held.images.flatten()]
+    assert list(hold_out(pictures, share)[1].images.paths) == expected
 
 
 def test_batches_are_made_ahead_in_order() -> None:
