@@ -15,11 +15,12 @@ from hiddenfold.hw.array_row import (
     register,
     tree,
 )
+from hiddenfold.hw.array_xc7 import Xc7Row
 
 __all__ = ["MAPPINGS", "MaskedArray", "partial_bits", "row_class"]
 
 #: Rows of vendor cells by device family; for 8 planes only.
-MAPPINGS: dict[str, type[ArrayRow]] = {"ecp5": Ecp5Row}
+MAPPINGS: dict[str, type[ArrayRow]] = {"ecp5": Ecp5Row, "xc7": Xc7Row}
 
 
 def row_class(family: str, planes: int) -> type[ArrayRow]:
@@ -125,7 +126,8 @@ class MaskedArray(wiring.Component):
             register(m, tree(negative[start : start + GROUP]), f"count{start // GROUP}")
             for start in range(0, self._lanes, GROUP)
         ]
-        count = Signal.like(like.correction, name="count")
+        count = Signal(range(self._lanes + 1))
         m.d.comb += count.eq(tree(counts))
-        codes["correction"] = register(m, count, "count", like.correction_stage - 1)
+        correction = like.to_correction(count)
+        codes["correction"] = register(m, correction, "correction", like.correction_stage - 1)
         return codes

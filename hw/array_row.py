@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A row of the masked array: its codes, and its sum in plain operators."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -49,7 +49,8 @@ class ArrayRow(wiring.Component):
     mask{s}, negative{s}, x{s}
         Codes and values of ``planes`` bits of :meth:`lanes_of` the stage.
     correction
-        Number of negative lanes, in stage ``correction_stage``.
+        What :meth:`to_correction` makes of the number of negative lanes, in stage
+        ``correction_stage``.
     pass_
         Pass of ``x0``.
     partial
@@ -58,12 +59,14 @@ class ArrayRow(wiring.Component):
 
     stages = 2
     correction_stage = 1
+    #: What one unit of ``correction`` stands for, with 8 planes.
+    correction_weight = -255
 
     def __init__(self, *, lanes: int, planes: int):
         self._lanes = lanes
         self._planes = planes
         members = {
-            "correction": In(range(lanes + 1)),
+            "correction": In(len(self.to_correction(Signal(range(lanes + 1))))),
             "pass_": In(3),
             "partial": Out(partial_bits(lanes)),
         }
@@ -85,6 +88,10 @@ class ArrayRow(wiring.Component):
     def lanes_of(self, stage: int) -> list[int]:
         """Return the lanes of a stage."""
         return [lane for lane in range(self._lanes) if self.stage_of(lane) == stage]
+
+    def to_correction(self, count) -> Value:
+        """Return what the row stores of the number of negative lanes."""
+        return count
 
     def elaborate(self, platform):
         m = Module()

@@ -22,6 +22,7 @@ from hiddenfold.gen.tools import run_yosys
 from hiddenfold.hw.array import row_class
 from hiddenfold.hw.array_ecp5 import ADD, CARRY, CUT, SUM, TERM
 from hiddenfold.hw.array_row import LATENCY, ArrayRow
+from hiddenfold.hw.array_xc7 import PAIR, THREE
 
 #: Files with the models of a family's cells, in Yosys' folder.
 MODELS = {"ecp5": "+/ecp5/cells_sim.v", "xc7": "+/xilinx/cells_sim.v"}
@@ -55,6 +56,15 @@ class Netlist:
             for port, bits in cell["connections"].items()
             if cell["port_directions"][port] == "output"
             for bit in bits
+        }
+
+        #: Carries of tables with two constant zeros are zero whatever their weight.
+        self.zeros = {
+            pins["O5"][0]
+            for cell in self.cells.values()
+            if cell["type"] == "LUT6_2" and int(cell["parameters"]["INIT"], 2) == THREE
+            for pins in [cell["connections"]]
+            if [pins[pin][0] for pin in ("I0", "I1", "I2")].count("0") >= 2
         }
 
     def inputs(self, name: str) -> list:
@@ -93,9 +103,10 @@ class Netlist:
 
 
 class Weights:
-    """Weights of nets by time, modulo 2^bits."""
+    """Weights of nets by time, modulo 2^bits; those of ``zeros`` do not matter."""
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int, zeros: set):
+        self._zeros = zeros
         self._mask = (1 << bits) - 1
         self._of: defaultdict = defaultdict(lambda: defaultdict(int))
         self.constant = 0
@@ -104,7 +115,7 @@ class Weights:
         """Add to a net's weight; ``net`` may be any key."""
         if net == "1":
             self.constant += weight
-        elif net != "0":
+        elif net != "0" and net not in self._zeros:
             self._of[net][time] += weight
 
     def take(self, net) -> list[tuple[int, int]]:
@@ -130,7 +141,7 @@ class Weights:
 
 def carry_back(netlist: Netlist, stop: set, bits: int) -> Weights:
     """Carry the weights of the output back to the nets in ``stop``."""
-    weights = Weights(bits)
+    weights = Weights(bits, netlist.zeros)
     for place, net in enumerate(netlist.nets["partial"]):
         weights.add(net, 0, 1 << place)
     for name in netlist.backwards(stop):
@@ -195,7 +206,42 @@ def _pass_ccu2c(weights: Weights, name: str, pins: dict, cell: dict, netlist: Ne
             raise Unproven(f"CCU2C {name} has unknown contents {contents:#06x}")
 
 
-_PASS = {"LUT4": _pass_lut4, "CCU2C": _pass_ccu2c}
+def _pass_lut6_2(weights: Weights, name: str, pins: dict, cell: dict, netlist: Netlist) -> None:
+    if _contents(cell, "INIT") not in (PAIR, THREE):
+        raise Unproven(f"LUT6_2 {name} has unknown contents")
+
+
+def _pass_carry4(weights: Weights, name: str, pins: dict, cell: dict, netlist: Netlist) -> None:
+    many = cell["connections"]
+    if pins["CYINIT"] != "0":
+        raise Unproven(f"CARRY4 {name} has a carry at CYINIT")
+    for place in reversed(range(4)):
+        below = many["CO"][place - 1] if place else pins["CI"]
+        s, second = many["S"][place], many["DI"][place]
+        for time, weight in weights.take(many["O"][place]):
+            look_up = netlist.cells[netlist.driver.get(s, name)]
+            i = {pin: bits[0] for pin, bits in look_up["connections"].items()}
+            if look_up["type"] != "LUT6_2" or i.get("O6") != s:
+                raise Unproven(f"CARRY4 {name} adds what is not of a table")
+            weights.add(below, time, weight)
+            weights.add(many["CO"][place], time, -2 * weight)
+            if _contents(look_up, "INIT") == PAIR and second == i["O5"]:
+                weights.term(i["I0"], i["I1"], i["I2"], time, weight)
+                weights.term(i["I3"], i["I5"], i["I4"], time, weight)
+            elif _contents(look_up, "INIT") == THREE and second == i["I3"] and i["I5"] == "1":
+                for pin in ("I0", "I1", "I2", "I3"):
+                    weights.add(i[pin], time, weight)
+                weights.add(i.get("O5", (name, "O5", place)), time, -2 * weight)
+            else:
+                raise Unproven(f"CARRY4 {name} has a wrong second input")
+
+
+_PASS = {
+    "LUT4": _pass_lut4,
+    "CCU2C": _pass_ccu2c,
+    "LUT6_2": _pass_lut6_2,
+    "CARRY4": _pass_carry4,
+}
 
 
 def prove_row(family: str, lanes: int, folder: Path) -> int:
@@ -217,7 +263,7 @@ def prove_row(family: str, lanes: int, folder: Path) -> int:
     bits = len(row.partial)
     for place, net in enumerate(nets["active_correction"]):
         time = row.correction_stage + 1 - LATENCY
-        expected[net, time] = -255 << place & (1 << bits) - 1
+        expected[net, time] = row.correction_weight << place & (1 << bits) - 1
     stop = {net for name, part in nets.items() if name.startswith("active_") for net in part}
     found = carry_back(netlist, stop, bits).rest()
     if found != expected:
@@ -275,4 +321,26 @@ def _lemma_ecp5() -> str:
     return "\n".join(lines)
 
 
-_LEMMAS = {"ecp5": _lemma_ecp5}
+def _lemma_xc7() -> str:
+    """The equations of the cells of the 7 series; n is a part of m."""
+    return f"""
+module lemma(input [3:0] s, di, input ci, x1, m1, n1, x2, m2, q2, a, b, c, d);
+  wire [3:0] o, co, o6_, o5_;
+  wire n2 = m2 & q2;
+  CARRY4 carry(.CI(ci), .CYINIT(1'b0), .S(s), .DI(di), .O(o), .CO(co));
+  wire [3:0] below = {{co[2:0], ci}};
+  genvar k;
+  for (k = 0; k < 4; k = k + 1)
+    always @* assert (o[k] + 2 * co[k] == below[k] + s[k] + 2 * (!s[k] & di[k]));
+  wire p6, p5, t6, t5;
+  LUT6_2 #(.INIT(64'd{PAIR})) pair(
+    .I0(x1), .I1(m1), .I2(n1), .I3(x2), .I4(n2), .I5(m2), .O6(p6), .O5(p5));
+  always @* assert (p6 + 2 * (!p6 & p5) == ((x1 & m1) ^ n1) + ((x2 & m2) ^ n2));
+  LUT6_2 #(.INIT(64'd{THREE})) three(
+    .I0(a), .I1(b), .I2(c), .I3(d), .I4(1'b0), .I5(1'b1), .O6(t6), .O5(t5));
+  always @* assert (t6 + 2 * (!t6 & d) + 2 * t5 == a + b + c + d);
+endmodule
+"""
+
+
+_LEMMAS = {"ecp5": _lemma_ecp5, "xc7": _lemma_xc7}

@@ -5,8 +5,8 @@ import pytest
 from amaranth.hdl import Cat
 
 from hiddenfold.gen.tools import ToolError
-from hiddenfold.hw import array_ecp5, array_row
-from hiddenfold.hw.array import MAPPINGS
+from hiddenfold.hw import array_ecp5, array_row, array_xc7
+from hiddenfold.hw.array import MAPPINGS, partial_bits
 from hiddenfold.hw.array_ecp5 import Ecp5Row
 from hiddenfold.verif.bench.array_pair import ArrayPair, agree
 from hiddenfold.verif.formal import weights
@@ -46,7 +46,28 @@ def swapped_bits(patch):
     patch.setattr(array_ecp5, "register", register)
 
 
-WRONG = [wrong_table, late_lane, wrong_carry, swapped_bits]
+def wrong_pair(patch):
+    """Two lanes of a pair exchange their signs."""
+    look_up = array_xc7.look_up2
+
+    def exchanged(m, contents, a, b, c, d, e, f):
+        if contents == array_xc7.PAIR:
+            c, e = e, c
+        return look_up(m, contents, a, b, c, d, e, f)
+
+    patch.setattr(array_xc7, "look_up2", exchanged)
+
+
+def lost_number(patch):
+    """The last of three numbers is added one bit too high."""
+    add = array_xc7.add_three
+    patch.setattr(array_xc7, "add_three", lambda m, n, width=0: add(m, [*n[:2], n[2] << 1], width))
+
+
+WRONG = {
+    "ecp5": [wrong_table, late_lane, wrong_carry, swapped_bits],
+    "xc7": [wrong_pair, lost_number],
+}
 
 
 @pytest.mark.parametrize("family", MAPPINGS)
@@ -54,25 +75,31 @@ def test_equations_of_the_cells(family, tmp_path):
     prove_cells(family, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["ADD", "CUT", "SUM", "CARRY", "TERM"])
-def test_wrong_equation_is_found(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, name, getattr(weights, name) ^ 2)
+@pytest.mark.parametrize(
+    ("family", "name", "bit"),
+    [("ecp5", name, 1) for name in ("ADD", "CUT", "SUM", "CARRY", "TERM")]
+    + [("xc7", "PAIR", 63), ("xc7", "THREE", 35)],
+)
+def test_wrong_equation_is_found(family, name, bit, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, name, getattr(weights, name) ^ 1 << bit)
     with pytest.raises(ToolError, match="sat -verify"):
-        prove_cells("ecp5", tmp_path)
+        prove_cells(family, tmp_path)
 
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("family", MAPPINGS)
 def test_row_is_the_row_sum(family, lanes, tmp_path):
-    # Eight bits of each lane, and the bits of the number of negative lanes.
-    assert prove_row(family, lanes, tmp_path) == 8 * lanes + lanes.bit_length()
+    correction = {"ecp5": lanes.bit_length(), "xc7": partial_bits(lanes)}[family]
+    assert prove_row(family, lanes, tmp_path) == 8 * lanes + correction
 
 
-@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_wrong_row_is_found(change, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("family", "change"), [(family, change) for family in WRONG for change in WRONG[family]]
+)
+def test_wrong_row_is_found(family, change, tmp_path, monkeypatch):
     change(monkeypatch)
     with pytest.raises(Unproven):
-        prove_row("ecp5", 16, tmp_path)
+        prove_row(family, 16, tmp_path)
 
 
 @pytest.mark.parametrize("family", MAPPINGS)
