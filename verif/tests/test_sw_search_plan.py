@@ -104,3 +104,29 @@ def test_inspect_refuses_a_bad_configuration(capsys, tmp_path: Path) -> None:
     path.write_text('dataset = "cifar10"\n')
     assert main(["inspect", str(path)]) == 2
     assert f"{path}: Key 'model' is missing" in capsys.readouterr().err
+
+
+def _rows() -> list[list[str]]:
+    """The cells of the table in configs/README.md."""
+    lines = (CONFIGS / "README.md").read_text().splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
+
+
+@pytest.mark.parametrize("row", _rows(), ids=lambda row: row[0])
+def test_table_of_configurations(capsys, row: list[str]) -> None:
+    data = inspect(capsys, row[0].strip("`"))
+    assert row[1:5] == [
+        f"{sum(layer['macs'] for layer in data['layers']) / 1e9:.2f}",
+        f"{data['total_bytes'] / 1e6:.2f}",
+        f"{data['paper_bytes'] / 1e6:.2f}",
+        f"{data['paper_compression']:.1f}",
+    ]
+
+
+def test_example_of_a_configuration(tmp_path: Path) -> None:
+    text = (CONFIGS / "README.md").read_text().split("```toml\n")[1].split("```")[0]
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("recipes", str(CONFIGS / "recipes")))
+    model = plan_search(load_config(path))
+    assert (model.name, model.image, len(model.classes)) == ("mine", (64, 64), 12)
+    assert model.folded_stages == (3, 4)
