@@ -104,10 +104,14 @@ def build_model(
 
 
 def fold_batch_norms(network: FoldedResNet) -> list[FloatConstants]:
-    """Constants of every execution of a convolution, in execution order.
-
-    Learned scales are those of the last forward pass.
-    """
+    """Constants of every execution of a convolution, in execution order."""
+    if network.config.act_bits:
+        # Steps follow from each other in a forward pass, whatever the image is.
+        was_training = network.training
+        network.eval()
+        with torch.no_grad():
+            network(torch.zeros(1, 3, 32, 32, device=network.stem.scores.device))
+        network.train(was_training)
     return [_fold(*execution) for execution in normalized_layers(network)]
 
 

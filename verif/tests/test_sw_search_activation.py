@@ -148,6 +148,8 @@ def test_real_numbers_until_calibration() -> None:
     # A state that is loaded goes on with the same steps; calibration leaves them alone.
     other = network(4)
     other.load_state_dict(net.state_dict())
+    steps = [[c.output for c in fold_batch_norms(n)] for n in (other, net)]
+    assert steps[0] == steps[1] and all(scale is not None and scale.step > 0 for scale in steps[0])
     calibrate(other, 0.1 * images)
     assert torch.equal(net(images), other.eval()(images))
 
