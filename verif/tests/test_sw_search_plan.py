@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from hiddenfold.sw.cli import main
+from hiddenfold.sw.model import Loop
 from hiddenfold.sw.model_summary import summary
-from hiddenfold.sw.search.config import load_config
+from hiddenfold.sw.search.config import load_config, parse_config
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.plan import plan_search
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -130,3 +132,57 @@ def test_example_of_a_configuration(tmp_path: Path) -> None:
     model = plan_search(load_config(path))
     assert (model.name, model.image, len(model.classes)) == ("mine", (64, 64), 12)
     assert model.folded_stages == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        # Folded stages of one, two and three blocks; a first block with and without a projection.
+        {
+            "stem": {"channels": 8},
+            "stages": [
+                {"blocks": 1, "channels": 8, "folded": True},
+                {"blocks": 2, "channels": 8, "stride": 2, "folded": True},
+                {"blocks": 3, "channels": 12, "folded": True},
+            ],
+        },
+        {
+            "stem": {"channels": 8, "kernel": 7, "stride": 2, "pool": True},
+            "stages": [
+                {"blocks": 2, "channels": 16, "block": "bottleneck", "mid": 4},
+                {
+                    "blocks": 4,
+                    "channels": 24,
+                    "block": "bottleneck",
+                    "mid": 8,
+                    "stride": 2,
+                    "folded": True,
+                },
+            ],
+        },
+    ],
+    ids=["basic", "bottleneck"],
+)
+def test_plan_is_the_network_that_is_searched(model: dict) -> None:
+    """Streams, shapes, strides and runs of every layer are those of the PyTorch network."""
+    table = {"dataset": "cifar10", "model": {"name": "x", **model}}
+    config = parse_config(table | {"train": {"phases": [{"epochs": 1, "size": 32}]}})
+    network = FoldedResNet(config.model)
+    found: dict[int, list] = {}
+    for execution in plan_search(config).executions():
+        if execution.stream is not None:
+            layer = found.setdefault(
+                execution.stream,
+                [execution.weight_shape, getattr(execution.op, "stride", 1), 0],
+            )
+            layer[2] += 1
+    runs = {network.classifier.stream: 1}
+    for layer, *_ in normalized_layers(network):
+        runs[layer.stream] = runs.get(layer.stream, 0) + 1
+    assert found == {
+        layer.stream: [tuple(layer.scores.shape[:3]), layer.stride, runs[layer.stream]]
+        for _, layer in conv_layers(network)
+    }
+    recurrent = [block.iterations for blocks in network.stages for block in blocks]
+    loops = [op.count for op in plan_search(config).ops if isinstance(op, Loop)]
+    assert max(loops) == max(recurrent) and len(loops) == len(plan_search(config).folded_stages)
