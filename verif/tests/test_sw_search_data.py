@@ -159,8 +159,8 @@ def test_folder(tmp_path: Path) -> None:
     paths, labels, classes = list_pictures(write_folder(tmp_path), "train")
     assert classes == ("blue", "green", "red")
     assert labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert [path.name for path in paths[:5]] == ["0.png", "1.jpg", "2.JPEG", "3.png", "4.jpg"]
-    assert all(path.parent.name == classes[i] for path, i in zip(paths, labels, strict=True))
+    assert [Path(path).name for path in paths[:5]] == ["0.png", "1.jpg", "2.JPEG", "3.png", "4.jpg"]
+    assert all(Path(path).parent.name == classes[i] for path, i in zip(paths, labels, strict=True))
     training, test = load_data(folder_config(), tmp_path)
     assert (len(training), len(test)) == (15, 6)
     assert training.classes == test.classes == classes
@@ -248,7 +248,7 @@ def test_test_pictures_are_scaled_and_cropped_in_the_middle(tmp_path: Path) -> N
         pixels[top : top + side, left : left + side] = 128
         pixels[top + rim : top + side - rim, left + rim : left + side - rim] = 255
         Image.fromarray(pixels).save(path)
-        picture = Pictures([path], size)[:]
+        picture = Pictures([str(path)], size)[:]
         assert picture.shape == (1, 3, size, size)
         # The outermost pixels are mixed with black where the picture is enlarged.
         line = picture[0, 1, size // 2, 1:-1].tolist()
@@ -261,7 +261,7 @@ def test_random_crops(tmp_path: Path) -> None:
     path = tmp_path / "ramp.png"
     ramp = np.broadcast_to(np.arange(240, dtype=np.uint8)[None, :, None], (160, 240, 3))
     Image.fromarray(np.ascontiguousarray(ramp)).save(path)
-    pictures = Pictures([path] * 200, 24)
+    pictures = Pictures([str(path)] * 200, 24)
     chosen = torch.arange(200)
     crops = pictures.random_crops(chosen, torch.Generator().manual_seed(1))
     assert torch.equal(crops, pictures.random_crops(chosen, torch.Generator().manual_seed(1)))
@@ -305,7 +305,7 @@ def test_folder_errors(tmp_path: Path) -> None:
     refuse(f"{tmp_path / 'val' / 'green'} must hold pictures (.png, .jpg, .jpeg), not none")
     flat = tmp_path / "flat"
     (flat / "train").mkdir(parents=True)
-    with pytest.raises(ValueError, match="must hold a folder for each of 2 or more classes"):
+    with pytest.raises(ValueError, match="folder of pictures for each of 2 or more classes, not 0"):
         list_pictures(flat, "train")
 
 
