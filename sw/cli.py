@@ -12,6 +12,7 @@ accelerator failed, 2 bad input or a missing tool.
 import argparse
 import contextlib
 import json
+import os
 import sys
 from typing import NoReturn
 
@@ -79,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"hiddenfold {args.command}: error: {message}", file=sys.stderr)
         return 1 if isinstance(error, DEVICE_FAILED) else 2
-    print(json.dumps(outcome.data) if args.json else outcome.text)
+    # Of several processes that `torchrun` started for a training, one speaks.
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(outcome.data) if args.json else outcome.text)
     return outcome.code
 
 

@@ -21,7 +21,8 @@ def register(commands: Any) -> None:
         train,
         "search the supermask of a folded network",
         example="hiddenfold train configs/cifar100.toml --data data --out runs/mine",
-        detail="Writes checkpoints, a CSV log and TensorBoard events; weights are never trained.",
+        detail="Writes checkpoints, a CSV log and TensorBoard events; weights are never trained. "
+        "Several processes share the work under torchrun --nproc-per-node N -m hiddenfold.sw.cli.",
     )
     parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="network and training")
     parser.add_argument(
@@ -78,19 +79,23 @@ def register(commands: Any) -> None:
 def train(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold train``."""
     from hiddenfold.sw.search.config import load_config
+    from hiddenfold.sw.search.distributed import finish
     from hiddenfold.sw.search.train import train as search
 
     config = load_config(args.config)
     out = args.out or Path("runs") / args.config.stem
-    last = search(
-        config,
-        args.data,
-        out,
-        resume=args.resume,
-        device=args.device,
-        start_from=args.start_from,
-        minutes=args.minutes,
-    )
+    try:
+        last = search(
+            config,
+            args.data,
+            out,
+            resume=args.resume,
+            device=args.device,
+            start_from=args.start_from,
+            minutes=args.minutes,
+        )
+    finally:
+        finish()
     # JSON has no NaN, which stands for "not evaluated".
     figures = {key: None if math.isnan(value) else value for key, value in last.items()}
     data = {"run": str(out), **figures}

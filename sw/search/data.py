@@ -78,13 +78,17 @@ class Split:
         padding: int,
         flip: bool,
         crop: str = "padded",
+        part: slice = slice(None),
     ) -> Tensor:
-        """The images of `index`, augmented: see `TrainConfig` for `crop`."""
+        """The images of `index`, augmented: see `TrainConfig` for `crop`.
+
+        Random numbers are drawn for all of them; only those of `part` are returned.
+        """
         if crop == "resized":
             if isinstance(self.images, Tensor):
                 raise ValueError("Images in memory have no resized crops")
-            return self.images.random_crops(index, generator, flip)
-        return augment(self.images[index], padding, flip, generator)
+            return self.images.random_crops(index, generator, flip, part)
+        return augment(self.images[index], padding, flip, generator)[part]
 
 
 class Pixels:

@@ -107,16 +107,22 @@ class Pictures:
         return self._decode(chosen, [self._middle] * len(chosen), [False] * len(chosen))
 
     def random_crops(
-        self, index: slice | Tensor, generator: torch.Generator, flip: bool = False
+        self,
+        index: slice | Tensor,
+        generator: torch.Generator,
+        flip: bool = False,
+        part: slice = slice(None),
     ) -> Tensor:
         """Like indexing, with a random part of each picture scaled to the size.
 
-        With `flip` about every second picture is mirrored.
+        With `flip` about every second picture is mirrored. Random numbers are drawn for all of
+        them; only those of `part` are decoded and returned.
         """
         chosen = self._chosen(index)
         draws = torch.rand(len(chosen), _ATTEMPTS, 4, generator=generator).tolist()
         mirror = torch.rand(len(chosen), generator=generator) < (0.5 if flip else 0.0)
-        return self._decode(chosen, [_random_box(draw) for draw in draws], mirror.tolist())
+        boxes = [_random_box(draw) for draw in draws]
+        return self._decode(chosen[part], boxes[part], mirror.tolist()[part])
 
     def _chosen(self, index: slice | Tensor) -> list[str]:
         if isinstance(index, slice):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hiddenfold.sw.search.config import TrainConfig
 from hiddenfold.sw.search.data import Split, augment, to_float
+from hiddenfold.sw.search.distributed import ALONE, Ranks
 
 __all__ = ["REFRESH_IMAGES", "accuracy", "refresh_batch_norms"]
 
@@ -16,21 +17,25 @@ REFRESH_IMAGES = 5120
 
 
 def accuracy(
-    model: nn.Module, split: Split, batch: int = 500, dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    split: Split,
+    batch: int = 500,
+    dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy, in percent, in evaluation mode."""
+    """Top-1 and top-5 accuracy, in percent, in evaluation mode; processes share the work."""
     was_training = model.training
     model.eval()
-    hits = torch.zeros(2)
+    hits = torch.zeros(2, device=split.labels.device)
     with torch.no_grad():
-        for start in range(0, len(split), batch):
+        for start in range(ranks.rank * batch, len(split), ranks.count * batch):
             chosen = slice(start, start + batch)
             logits = model(to_float(split.images[chosen].to(split.labels.device), dtype))
             best = logits.topk(min(5, logits.shape[1])).indices
             match = best.eq(split.labels[chosen, None])
-            hits += torch.tensor([match[:, 0].sum(), match.sum()])
+            hits += torch.stack([match[:, 0].sum(), match.sum()])
     model.train(was_training)
-    top1, top5 = (100.0 * hits / len(split)).tolist()
+    top1, top5 = (100.0 * ranks.count * ranks.mean(hits) / len(split)).tolist()
     return top1, top5
 
 

@@ -25,6 +25,7 @@ from hiddenfold.sw.search.activation import calibrate
 from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
+from hiddenfold.sw.search.distributed import ALONE, Ranks, synchronize
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
@@ -41,17 +42,26 @@ _SHOW_EVERY = 20
 class Search:
     """Model, optimizer, position (`epoch` complete epochs and `step` steps) and log."""
 
-    def __init__(self, config: SearchConfig, device: str) -> None:
+    def __init__(self, config: SearchConfig, device: str, ranks: Ranks = ALONE) -> None:
+        if config.train.batch % ranks.count:
+            raise ValueError(
+                f"Key 'train.batch' must be a multiple of {ranks.count}, the number of processes, "
+                f"not {config.train.batch}"
+            )
         self.config = config
+        self.ranks = ranks
         self.device = torch.device(device)
         self.dtype = precision.resolve(config.train.precision, self.device)
         torch.manual_seed(config.train.seed)
         self.model = FoldedResNet(config.model).to(self.device)
+        if ranks.count > 1:
+            synchronize(self.model)
         self.optimizer = make_optimizer(self.model, config.train)
         self.epoch = 0
         self.step = 0
         self.log: list[Row] = []
-        # Of the epoch that has begun: loss, right answers, seconds.
+        # Of the epoch that has begun: loss and right answers (of this process; the mean over
+        # processes is that of the batch), seconds.
         self._total = torch.zeros(2, device=self.device)
         self._seconds = 0.0
         self._resized: tuple[int, Split] | None = None
@@ -59,8 +69,8 @@ class Search:
     def run_epoch(self, training: Split, test: Split, stop: Callable[[], bool]) -> Row | None:
         """Finish the current epoch and add a line to the log, which is returned.
 
-        `stop` is asked after every step; when it says so, the epoch stays unfinished and None is
-        returned.
+        `stop` is asked between steps; when it says so, the epoch stays unfinished and None is
+        returned. (Several processes ask each other less often: it makes them wait.)
         """
         settings = self.config.train
         start = time.monotonic() - self._seconds
@@ -83,6 +93,7 @@ class Search:
             desc=f"epoch {self.epoch + 1}/{settings.epochs} ({size} px)",
             mininterval=2.0,
             file=sys.stderr,
+            disable=self.ranks.rank > 0,
         )
         with bar:
             for images, labels in self._batches(training, order, range(self.step, steps), padding):
@@ -96,7 +107,8 @@ class Search:
                     loss, hits = (self._total / self.step).tolist()
                     shown = f"loss {loss:.3f}, top1 {100 * hits / settings.batch:.1f} %"
                     bar.set_postfix_str(shown, refresh=False)
-                if stop() and self.step < steps:
+                if self.step < steps and self._agree(stop):
+                    self._total = self.ranks.mean(self._total)
                     self._seconds = time.monotonic() - start
                     return None
         rate = self._set_rate(self.epoch + (steps - 0.5) / steps)
@@ -105,8 +117,10 @@ class Search:
         if self.epoch % settings.eval_every == 0 or self.epoch == settings.epochs:
             sample = training.sample(REFRESH_IMAGES).to(self.device)
             refresh_batch_norms(self.model, sample, padding, settings, self.dtype)
-            top1, top5 = accuracy(self.model, test.at_size(size), dtype=self.dtype)
-        loss, hits = (self._total / steps).tolist()
+            top1, top5 = accuracy(
+                self.model, test.at_size(size), dtype=self.dtype, ranks=self.ranks
+            )
+        loss, hits = (self.ranks.mean(self._total) / steps).tolist()
         row = {
             "epoch": self.epoch,
             "size": size,
@@ -122,11 +136,17 @@ class Search:
         self._total.zero_()
         return row
 
+    def _agree(self, stop: Callable[[], bool]) -> bool:
+        if self.ranks.count > 1 and self.step % _SHOW_EVERY:
+            return False
+        return self.ranks.agreed(stop(), self.device)
+
     def _batches(
         self, split: Split, order: Tensor, steps: range, padding: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented images uint8 and labels of some steps of this epoch."""
+        """Augmented images uint8 and labels of some steps of this epoch: this process's part."""
         settings = self.config.train
+        part = self.ranks.part(settings.batch)
 
         def make(step: int) -> tuple[Tensor, Tensor]:
             chosen = order[step * settings.batch :][: settings.batch]
@@ -136,20 +156,22 @@ class Search:
                 padding=padding,
                 flip=settings.flip,
                 crop=settings.crop,
+                part=part,
             )
-            return images, split.labels[chosen]
+            return images, split.labels[chosen[part]]
 
         # Pictures take long to decode, and leave the device idle unless they are made in time.
         return map(make, steps) if isinstance(split.images, Tensor) else ahead(make, steps)
 
     def train_batch(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step of the optimizer; returns loss and right answers."""
+        """One step of the optimizer; returns loss and right answers (see `_total`)."""
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.average_gradients(list(self.model.parameters()))
         self.optimizer.step()
-        hits = (logits.detach().argmax(1) == labels).sum()
+        hits = (logits.detach().argmax(1) == labels).sum() * self.ranks.count
         return torch.stack([loss.detach(), hits.float()])
 
     def _set_rate(self, progress: float) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hiddenfold.sw.search.config import SearchConfig
 from hiddenfold.sw.search.data import Split, hold_out, load_data
+from hiddenfold.sw.search.distributed import start
 from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.memory import keep_freed_memory
 from hiddenfold.sw.search.run_directory import RunDirectory
@@ -35,7 +36,8 @@ def train(
     was never interrupted (on the same machine); without it, a directory that already holds a
     checkpoint is refused. A new run starts from the model or run `start_from`, when one is given
     (see `warm_start`). After `minutes` the search stops, within an epoch if need be, with a
-    checkpoint. `data` (training and test split) replaces the data of `data_dir`.
+    checkpoint. `data` (training and test split) replaces the data of `data_dir`. Under `torchrun`
+    the processes share every batch, and the first one writes the run.
     """
     stop = _deadline(minutes)
     if resume and start_from is not None:
@@ -43,6 +45,7 @@ def train(
             f"a run that is resumed has its own scores: resume it, or start one from {start_from}"
         )
     run = RunDirectory(out_dir, resume)
+    ranks, device = start(device)
     if device == "cpu":
         keep_freed_memory()
     if data is None:
@@ -50,17 +53,22 @@ def train(
         if config.train.held_out:
             data = hold_out(data[0], config.train.held_out)
     training, test = (split.to(device) for split in data)
-    search = Search(config, device)
+    search = Search(config, device, ranks)
     if resume:
         search.load(run.checkpoint)
     elif start_from is not None:
         warm_start(search, start_from, training.sample(REFRESH_IMAGES))
-    run.open(config)
-    while search.epoch < config.train.epochs and not stop():
+    # Nobody goes on before all have seen whether there is a checkpoint.
+    ranks.wait()
+    writes = ranks.rank == 0
+    if writes:
+        run.open(config)
+    while search.epoch < config.train.epochs and not ranks.agreed(stop(), search.device):
         row = search.run_epoch(training, test, stop)
-        run.write(search)
-        if row is not None:
-            run.chart(row)
+        if writes:
+            run.write(search)
+            if row is not None:
+                run.chart(row)
     run.close()
     return dict(search.log[-1]) if search.log else {}
 

@@ -120,9 +120,9 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     train(config, "", tmp_path / "whole", data=split)
 
     # Stop in the middle of the third epoch, and later, after a crash, between two epochs.
-    answers = iter([False] * 9 + [True])
+    answers = iter([False] * 7 + [True])
     with pytest.MonkeyPatch.context() as patch:
-        # Asked before every epoch and after every step; an epoch has three steps.
+        # Asked before every epoch and between its three steps.
         patch.setattr("hiddenfold.sw.search.train._deadline", lambda _: lambda: next(answers, True))
         row = train(config, "", tmp_path / "parts", data=split, minutes=1.0)
     assert row["epoch"] == 2
