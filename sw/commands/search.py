@@ -20,8 +20,8 @@ def register(commands: Any) -> None:
         "train",
         train,
         "search the supermask of a folded network",
-        example="hiddenfold train configs/cifar100.toml --data data --out runs/mine",
-        detail="Writes checkpoints, a CSV log and TensorBoard events; weights are never trained. "
+        example="hiddenfold train configs/cifar100-hfn16-demo.toml --data data --out runs/mine",
+        detail="Writes checkpoints, a CSV log and TensorBoard events. "
         "Several processes share the work under torchrun --nproc-per-node N -m hiddenfold.sw.cli.",
     )
     parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="network and training")

@@ -3,6 +3,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.driver.errors import AcceleratorError
 from hiddenfold.sw.model import Model
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "train",
     "export",
@@ -52,6 +54,8 @@ def test_help_has_an_example(capsys, command):
     text = capsys.readouterr().out
     assert f"example:\n  hiddenfold {command}" in text
     assert "--json" in text
+    for name in re.findall(r"(?:configs|models)/[-\w./]+", text.split("example:")[1]):
+        assert (ROOT / name).exists(), name
 
 
 def test_top_level_help_names_every_command(capsys):
