@@ -21,7 +21,11 @@ _RANDOM_ORDERS = 64
 
 @dataclass
 class Step:
-    """One instruction: writes variable `dst` after reading `src` and `res` (None: nothing)."""
+    """One instruction: writes variable `dst` after reading `src` and `res` (None: nothing).
+
+    A chain of operations that are executed together is one step; `more` is what it reads besides.
+    `work` is a variable that exists during the step only.
+    """
 
     dst: int | None
     src: int | None = None
@@ -30,6 +34,13 @@ class Step:
     back: int | None = None
     #: Other variables that must stay while the step runs.
     keep: Set[int] = frozenset()
+    more: tuple[int, ...] = ()
+    work: int | None = None
+
+    @property
+    def read(self) -> set[int]:
+        """All variables that are read."""
+        return {v for v in (self.src, self.res, *self.more) if v is not None}
 
 
 def interference(steps: Sequence[Step], in_place: int | None = None) -> dict[int, set[int]]:
@@ -39,16 +50,21 @@ def interference(steps: Sequence[Step], in_place: int | None = None) -> dict[int
     """
     edges: dict[int, set[int]] = {}
     for index, (step, live) in enumerate(zip(steps, live_out(steps), strict=True)):
-        if step.dst is None:
-            continue
-        assert step.dst != step.src, "a result must not overwrite its input"
-        edges.setdefault(step.dst, set())
-        read = (step.src,) if index == in_place else (step.src, step.res)
-        others = live | {v for v in read if v is not None}
-        for other in others - {step.dst}:
-            edges[step.dst].add(other)
-            edges.setdefault(other, set()).add(step.dst)
+        read = step.read
+        if step.dst is not None:
+            assert step.dst != step.src, "a result must not overwrite its input"
+            kept = read - {step.res} if index == in_place else read
+            _connect(edges, step.dst, live | kept)
+        if step.work is not None:
+            _connect(edges, step.work, live | read | ({step.dst} - {None}))
     return edges
+
+
+def _connect(edges: dict[int, set[int]], variable: int, others: set[int]) -> None:
+    """Make `variable` a neighbour of all `others`."""
+    edges.setdefault(variable, set()).update(others - {variable})
+    for other in others - {variable}:
+        edges.setdefault(other, set()).add(variable)
 
 
 def live_out(steps: Sequence[Step]) -> list[set[int]]:
@@ -66,7 +82,7 @@ def live_out(steps: Sequence[Step]) -> list[set[int]]:
             for target in following:
                 step = steps[target]
                 live |= result[target] - {step.dst}
-                live |= {v for v in (step.src, step.res) if v is not None}
+                live |= step.read
             if live != result[index]:
                 result[index] = live
                 changed = True
@@ -76,7 +92,7 @@ def live_out(steps: Sequence[Step]) -> list[set[int]]:
 def live_during(steps: Sequence[Step]) -> list[set[int]]:
     """Variables that are in memory while each step runs."""
     return [
-        live | {v for v in (step.dst, step.src, step.res) if v is not None}
+        live | step.read | ({step.dst} - {None})
         for step, live in zip(steps, live_out(steps), strict=True)
     ]
 
@@ -188,7 +204,8 @@ class _Memory:
 
     def peak(self, start: Mapping[int, int]) -> int:
         """Words in use."""
-        return max(address + self._words[variable] for variable, address in start.items())
+        ends = (address + self._words[variable] for variable, address in start.items())
+        return max(ends, default=0)
 
     def overflows(self, start: Mapping[int, int]) -> bool:
         """Whether the memory is too small."""

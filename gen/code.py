@@ -3,28 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hiddenfold.gen.actions import Action
+from hiddenfold.gen.cost import image_pitch
 from hiddenfold.gen.graph import Node
 from hiddenfold.gen.plan import ConvPlan, map_shape
-from hiddenfold.gen.schedule import Schedule
 from hiddenfold.gen.streams import MaskStreams
+from hiddenfold.gen.stripes import input_shape, window
 from hiddenfold.gen.target import Target
-from hiddenfold.hw import isa, lfsr
+from hiddenfold.gen.tiling import Stripe
+from hiddenfold.hw import lfsr
 from hiddenfold.hw.isa import Opcode
 from hiddenfold.sw.instructions import encode
-from hiddenfold.sw.operations import Classifier, Conv, MaxPool, Unfold
+from hiddenfold.sw.operations import Classifier, Conv, Unfold
 
-__all__ = ["Code", "instruction_count"]
-
-
-def instruction_count(schedule: Schedule, trace: bool) -> int:
-    """BEGIN, END, those of all parts, two per loop and, with `trace`, a STORE for each tensor."""
-    count = 2
-    for part in schedule.parts():
-        node = part.node
-        count += len(part.runs) + node.loop_start + node.loop_end + (trace and node.traced)
-    return count
+__all__ = ["Code"]
 
 
 @dataclass(frozen=True)
@@ -36,69 +31,67 @@ class Code:
     """
 
     target: Target
-    schedule: Schedule
     masks: MaskStreams
     cached: dict[str, int]
     seed: int
     affine_offset: int
     mask_offset: int
 
-    def encode(self, trace: bool) -> tuple[bytes, dict[str, list[int]]]:
-        """All instructions, and the offsets of each operation's ones."""
-        code = [encode(Opcode.BEGIN, seed=self.target.identifier, offset=self.affine_offset)]
-        places: dict[str, list[int]] = {}
-        for part in self.schedule.parts():
-            node = part.node
-            if node.loop_start:
-                code.append(encode(Opcode.LOOP, count=node.loop_count))
-            for run in part.runs:
-                if not node.copy:
-                    places.setdefault(node.execution.name, []).append(len(code) * isa.BYTES)
-                code.append(self._instruction(node, run))
-            if trace and node.traced and node.dst is not None:
-                words = len(part.images) * self.schedule.graph.words[node.dst]
-                start = self.schedule.address(node.dst, part.images.start)
-                code.append(encode(Opcode.STORE, src=start, count=words))
-            if node.loop_end:
-                code.append(encode(Opcode.ENDLOOP))
-        code.append(encode(Opcode.END, images=self.schedule.batch))
-        return b"".join(code), places
+    def encode(self, actions: Sequence[Action]) -> bytes:
+        """All instructions."""
+        return b"".join(
+            encode(action.opcode, **action.fences, **self._fields(action)) for action in actions
+        )
+
+    def _fields(self, action: Action) -> dict[str, int]:
+        """All fields of an instruction but its fences."""
+        if action.node is not None and action.stripe is not None:
+            return self._map_fields(action, action.node, action.stripe)
+        if action.opcode == Opcode.BEGIN:
+            return {"seed": self.target.identifier, "offset": self.affine_offset}
+        if action.opcode == Opcode.END:
+            return {"images": len(action.images)}
+        fields = {"src": action.src, "dst": action.dst, "count": action.count}
+        if action.outside is not None:
+            fields["offset"] = action.outside.start * self.target.lanes
+        return fields
 
     def _lane_words(self, channels: int) -> int:
         return -(-channels // self.target.lanes)
 
-    def _instruction(self, node: Node, images: range) -> bytes:
-        """The instruction that executes a node on some images."""
+    def _map_fields(self, action: Action, node: Node, stripe: Stripe) -> dict[str, int]:
+        """Fields of IMAGE, CONV and POOL."""
         op = node.execution.op
-        source, result = node.execution.in_shape, map_shape(node.execution)
-        if node.copy:
-            source = result
+        source, result = input_shape(node), map_shape(node.execution)
+        kernel, stride = window(node)
         fields = {
-            "in_h": source.height,
+            "kernel": kernel,
+            "stride": stride,
+            "in_h": stripe.in_rows,
             "in_w": source.width,
-            "out_h": result.height,
+            "out_h": stripe.rows,
             "out_w": result.width,
-            "src": self.schedule.address(node.src, images.start),
-            "dst": self.schedule.address(node.dst, images.start),
+            "top": stripe.top,
+            "dst": action.dst,
         }
-        if node.copy:
-            # A maximum over windows of one pixel copies the tensor that the operation made.
-            words = self._lane_words(result.channels)
-            return encode(Opcode.POOL, kernel=1, stride=1, in_words=words, **fields)
         if isinstance(op, Unfold):
-            fields |= {"kernel": op.kernel, "stride": op.stride, "advance": 1}
-            return encode(Opcode.IMAGE, out_words=self._lane_words(result.channels), **fields)
-        fields["in_words"] = self._lane_words(source.channels)
-        if isinstance(op, MaxPool):
-            return encode(Opcode.POOL, kernel=op.kernel, stride=op.stride, **fields)
-        return encode(Opcode.CONV, **fields, **self._weight_fields(node, op, images))
+            return fields | {
+                "out_words": self._lane_words(result.channels),
+                "offset": stripe.in_first * image_pitch(source.width),
+                "advance": int(action.last),
+            }
+        fields |= {"src": action.src, "in_words": self._lane_words(source.channels)}
+        if action.opcode == Opcode.POOL:
+            # A maximum over windows of one pixel copies a tensor.
+            return fields
+        return fields | self._weight_fields(action, node, stripe, op)
 
-    def _weight_fields(self, node: Node, op: Conv | Classifier, images: range) -> dict[str, int]:
+    def _weight_fields(
+        self, action: Action, node: Node, stripe: Stripe, op: Conv | Classifier
+    ) -> dict[str, int]:
         """Fields of CONV besides those that all instructions on maps have."""
-        plan = ConvPlan.make(node.execution, self.target, len(images))
+        plan = ConvPlan.make(node.execution, self.target, len(action.images), stripe)
         fields = {
-            "kernel": plan.shape.kernel,
-            "stride": plan.shape.stride,
             "passes": plan.passes,
             "gap": int(plan.gap),
             "blocks": plan.blocks,
@@ -117,5 +110,5 @@ class Code:
             return fields | {"logits": 1}
         fields["out_bits"] = op.bits
         if node.res is not None:
-            fields |= {"residual": 1, "res": self.schedule.address(node.res, images.start)}
+            fields |= {"residual": 1, "res": action.res}
         return fields

@@ -3,30 +3,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from hiddenfold.gen import cost, limits
-from hiddenfold.gen.code import Code, instruction_count
-from hiddenfold.gen.cost import MaskSupply
+from hiddenfold.gen import limits
+from hiddenfold.gen.actions import Action, actions
+from hiddenfold.gen.code import Code
 from hiddenfold.gen.graph import build
 from hiddenfold.gen.limits import CompileError
 from hiddenfold.gen.mask_cache import cache_places
-from hiddenfold.gen.schedule import Schedule
 from hiddenfold.gen.streams import MaskStreams, Section, affine_record
 from hiddenfold.gen.target import Target
+from hiddenfold.gen.timeline import Forecast, forecast, unrolled
 from hiddenfold.hw import isa
+from hiddenfold.hw.isa import Opcode
 from hiddenfold.sw.model import Model
-from hiddenfold.sw.program import MAX_BATCH, Program
+from hiddenfold.sw.program import ALIGNMENT, MAX_BATCH, Program
 from hiddenfold.sw.shapes import Execution
 
 __all__ = ["CompileError", "compile_model"]
 
 
-def compile_model(model: Model, target: Target, *, trace: bool = False, batch: int = 1) -> Program:
+def compile_model(
+    model: Model,
+    target: Target,
+    *,
+    trace: bool = False,
+    batch: int = 1,
+    act_words: int | None = None,
+) -> Program:
     """Compile `model` for `target`.
 
     With `trace` the program also writes every tensor that `unfold`, `conv` and `maxpool` make to
-    the output, in each iteration. `batch` images go through the network together.
+    the output, in each iteration. `batch` images go through the network together. `act_words`, a
+    power of two, is how many words of the activation memory the program may use, by default all:
+    with fewer of them small networks show how large ones run.
 
     Raises
     ------
@@ -40,42 +52,30 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
     model.validate()
     graph = build(model, target.lanes)
     limits.check(model, graph, target)
-    schedule = limits.place(graph, target, batch)
-    executions = model.executions()
+    room = target
+    if act_words is not None:
+        room = replace(target, act_banks=1, act_bank_words=min(act_words, target.act_words))
+    program = actions(graph, limits.place(graph, room, batch), target, trace)
 
-    affine = Section()
-    for execution in _in_order(executions, schedule):
-        if execution.affine is not None:
-            affine.add(affine_record(model.affine[execution.affine], target.rows))
+    affine = _constants(model, program, target)
     masks = MaskStreams(model, target)
-    cached = cache_places(schedule, masks, target)
-
-    affine_offset = instruction_count(schedule, trace) * isa.BYTES
+    cached = cache_places(program, masks, target)
+    affine_offset = len(program) * isa.BYTES
     affine_bytes = affine.bytes()
-    code, places = Code(
+    code = Code(
         target=target,
-        schedule=schedule,
         masks=masks,
         cached=cached,
         seed=model.seed,
         affine_offset=affine_offset,
         mask_offset=affine_offset + len(affine_bytes),
-    ).encode(trace)
-    assert len(code) == affine_offset, "the affine stream follows the instructions"
+    ).encode(program)
     memory = code + affine_bytes + masks.section.bytes()
     if len(memory) >= 1 << 32:
         raise CompileError(f"Memory image must be below 2^32 bytes, not {len(memory)}")
-    layers = [
-        _layer(
-            execution,
-            places[execution.name],
-            target,
-            schedule.images_at_once(execution),
-            MaskSupply(masks.eighths(execution), execution.name in cached),
-        )
-        for execution in executions
-    ]
-    traced = _trace_entries(executions, schedule, target) if trace else []
+    expected = forecast(program, target, masks.eighths, cached)
+    layers = _layers(model, program, expected, target)
+    traced, order = _trace(model, program, target) if trace else (None, None)
     return Program(
         model=model.name,
         target=target.name,
@@ -84,90 +84,114 @@ def compile_model(model: Model, target: Target, *, trace: bool = False, batch: i
         classes=list(model.classes),
         image=model.image,
         batch=batch,
-        instructions=instruction_count(schedule, trace),
+        instructions=len(program),
         mask_bytes=masks.section.size,
         affine_bytes=affine.size,
         layers=layers,
-        trace=traced if trace else None,
+        trace=traced,
+        trace_order=order,
+        scratch_bytes=_scratch_bytes(program, target),
         memory=memory,
-        **_totals(model, schedule, target, layers, traced),
+        **_totals(model, target, layers, expected, batch),
     )
 
 
-def _in_order(executions: list[Execution], schedule: Schedule) -> list[Execution]:
-    """The executions in the order of the program, those of the head once for each image."""
-    head = [execution for execution in executions if schedule.in_head(execution)]
-    return head * schedule.batch + executions[len(head) :]
+def _constants(model: Model, program: Sequence[Action], target: Target) -> Section:
+    """The affine stream: a record for each CONV, as often as it is executed."""
+    indices = {(e.name, e.iteration): e.affine for e in model.executions()}
+    result = Section()
+    records: dict[int, bytes] = {}
+    for iteration, action in unrolled(program):
+        if action.opcode != Opcode.CONV or action.node is None:
+            continue
+        index = indices[action.node.execution.name, iteration]
+        if index is not None:
+            if index not in records:
+                records[index] = affine_record(model.affine[index], target.rows)
+            result.add(records[index])
+    return result
+
+
+def _scratch_bytes(program: Sequence[Action], target: Target) -> int:
+    """External memory for the tensors that do not fit on chip."""
+    words = max((action.outside.end for action in program if action.outside is not None), default=0)
+    return -(-words * target.lanes // ALIGNMENT) * ALIGNMENT
 
 
 def _totals(
-    model: Model,
-    schedule: Schedule,
-    target: Target,
-    layers: list[dict[str, Any]],
-    traced: list[dict[str, Any]],
+    model: Model, target: Target, layers: list[dict[str, Any]], expected: Forecast, batch: int
 ) -> dict[str, Any]:
     """Header fields that count something over a whole image, the mean of a batch."""
-
-    def total(key: str) -> Any:
-        return sum(layer[key] for layer in layers)
-
     logits = -(-len(model.classes) // target.rows) * target.rows
-    stored = target.lanes * sum(
-        entry["images"] * entry["height"] * entry["width"] * entry["lane_words"] for entry in traced
-    )
-    stored //= schedule.batch
-    overhead = cost.overhead(schedule, bool(traced), target)
-    read = total("mask_bytes") + total("affine_bytes") + cost.image_bytes(model.image)
     return {
         "logits": logits,
-        "output_bytes": stored + 4 * logits,
-        "macs": total("macs"),
-        "ideal_cycles": total("ideal_cycles"),
-        "predicted_cycles": round(total("predicted_cycles") + overhead.cycles / schedule.batch),
-        "predicted_bytes_read": round(read + overhead.bytes_read / schedule.batch),
-        "predicted_bytes_written": stored + 4 * logits,
+        "output_bytes": (expected.bytes_written - expected.saved) // batch,
+        "macs": sum(layer["macs"] for layer in layers),
+        "ideal_cycles": sum(layer["ideal_cycles"] for layer in layers),
+        "predicted_cycles": round(expected.cycles / batch),
+        "predicted_bytes_read": round(expected.bytes_read / batch),
+        "predicted_bytes_written": expected.bytes_written // batch,
+        "predicted_bytes_spilled": (expected.loaded + expected.saved) // batch,
     }
 
 
-def _layer(
-    execution: Execution, places: list[int], target: Target, images: int, supply: MaskSupply
-) -> dict[str, Any]:
-    """Entry of `layers` for one execution on `images` images at once."""
-    estimate = cost.execution_cost(execution, target, images, supply)
+def _layers(
+    model: Model, program: Sequence[Action], expected: Forecast, target: Target
+) -> list[dict[str, Any]]:
+    """Entries of `layers`, one for each execution."""
+    places: dict[str, list[int]] = {}
+    for index, action in enumerate(program):
+        if action.stripe is not None and action.node is not None and not action.node.copy:
+            places.setdefault(action.node.execution.name, []).append(index * isa.BYTES)
+    batch = len(program[-1].images)
 
     def each(value: int) -> int | float:
-        return value / images if value % images else value // images
+        return value / batch if value % batch else value // batch
 
-    bit_macs = execution.macs * execution.in_bits
-    return {
-        "name": execution.name,
-        "op": execution.kind,
-        "iteration": execution.iteration,
-        "pcs": places,
-        "macs": execution.macs,
-        "ideal_cycles": bit_macs / (target.rows * target.lanes * target.planes),
-        "predicted_cycles": each(estimate.cycles),
-        "mask_bytes": each(estimate.mask_bytes),
-        "affine_bytes": each(estimate.affine_bytes),
-        "in": list(execution.in_shape),
-        "out": list(execution.out_shape),
-    }
+    result = []
+    for execution in model.executions():
+        estimate = expected.executions[execution.name, execution.iteration]
+        bit_macs = execution.macs * execution.in_bits
+        result.append(
+            {
+                "name": execution.name,
+                "op": execution.kind,
+                "iteration": execution.iteration,
+                "pcs": places[execution.name],
+                "macs": execution.macs,
+                "ideal_cycles": bit_macs / (target.rows * target.lanes * target.planes),
+                "predicted_cycles": each(estimate.cycles),
+                "mask_bytes": each(estimate.mask_bytes),
+                "affine_bytes": each(estimate.affine_bytes),
+                "in": list(execution.in_shape),
+                "out": list(execution.out_shape),
+            }
+        )
+    return result
 
 
-def _trace_entries(
-    executions: list[Execution], schedule: Schedule, target: Target
-) -> list[dict[str, Any]]:
-    """The tensors that a traced program stores, in order."""
-    stored = [execution for execution in executions if execution.writes is not None]
-    head = [execution for execution in stored if schedule.in_head(execution)]
-    one_by_one = [
-        _trace_entry(execution, target, range(image, image + 1))
-        for image in range(schedule.batch)
-        for execution in head
-    ]
-    every = range(schedule.batch)
-    return one_by_one + [_trace_entry(each, target, every) for each in stored[len(head) :]]
+def _trace(
+    model: Model, program: Sequence[Action], target: Target
+) -> tuple[list[dict[str, Any]], list[list[int]] | None]:
+    """The tensors that a traced program stores, and the order of their rows if not one by one.
+
+    An operation of a batch is one tensor of all images, or one for each of them.
+    """
+    executions = {(e.name, e.iteration): e for e in model.executions()}
+    entries: list[dict[str, Any]] = []
+    numbers: dict[tuple[str, int, int], int] = {}
+    order = []
+    for iteration, action in unrolled(program):
+        if action.opcode != Opcode.STORE or action.node is None:
+            continue
+        name, images = action.node.execution.name, action.images
+        key = name, iteration, images.start
+        if key not in numbers:
+            numbers[key] = len(entries)
+            entries.append(_trace_entry(executions[name, iteration], target, images))
+        order.append([numbers[key], action.rows[1]])
+    whole = [[number, entry["height"]] for number, entry in enumerate(entries)]
+    return entries, None if order == whole else order
 
 
 def _trace_entry(execution: Execution, target: Target, images: range) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cycles and bytes that an image will take: a model of the accelerator's pipeline.
+"""Cycles and bytes that an instruction will take: a model of the accelerator's pipeline.
 
 The array works on a tile of weights while the next one is loaded, the partial sums of a pixel tile
 are drained while the next pixel tile accumulates, and an instruction is fetched while the one
@@ -13,20 +13,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hiddenfold.gen import tiling
+from hiddenfold.gen.graph import Node
 from hiddenfold.gen.plan import ConvPlan, map_shape
-from hiddenfold.gen.schedule import Schedule
 from hiddenfold.gen.target import Target
-from hiddenfold.gen.tiling import PixelTile
+from hiddenfold.gen.tiling import PixelTile, Stripe
 from hiddenfold.hw import isa
 from hiddenfold.sw.operations import Classifier, Unfold
-from hiddenfold.sw.shapes import Execution
+from hiddenfold.sw.shapes import Execution, Shape
 
-__all__ = ["Estimate", "MaskSupply", "Overhead", "execution_cost", "image_bytes", "overhead"]
+__all__ = ["Estimate", "MaskSupply", "execution_cost", "image_pitch", "store_cycles"]
 
 #: Cycles from a read command to the first beat of data.
 MEMORY_LATENCY = 40
 #: Cycles of an instruction that does nothing, latency aside; most of it is the next one's fetch.
 FETCH = 23
+EMPTY = MEMORY_LATENCY + FETCH
 #: Cycles of a run besides its instructions.
 RUN = 8
 #: Beats of masks that are read before they are needed.
@@ -50,85 +51,69 @@ class Estimate(NamedTuple):
     cycles: int
     mask_bytes: int = 0
     affine_bytes: int = 0
+    image_bytes: int = 0
 
 
 class MaskSupply(NamedTuple):
-    """How a layer's masks come: `stored` of 8 bits are in the program; it uses the mask cache."""
+    """How a layer's masks come: `stored` of 8 bits are in the program; it uses the mask cache.
+
+    `repeated` in the second and later iterations of a loop, which find them there.
+    """
 
     stored: int = 8
     cached: bool = False
-
-
-_FROM_MEMORY = MaskSupply()
-
-
-class Overhead(NamedTuple):
-    """What a batch takes besides its operations."""
-
-    cycles: int
-    bytes_read: int
+    repeated: bool = False
 
 
 def execution_cost(
-    execution: Execution, target: Target, images: int = 1, supply: MaskSupply = _FROM_MEMORY
+    node: Node,
+    target: Target,
+    images: int = 1,
+    supply: MaskSupply | None = None,
+    stripe: Stripe | None = None,
 ) -> Estimate:
-    """Estimate one execution of an operation on `images` images together."""
+    """Estimate one execution of an operation, or of a stripe of it, on `images` images together."""
+    execution = node.execution
+    supply = supply or MaskSupply()
+    result = map_shape(execution)
+    stripe = stripe or Stripe(0, result.height, 0, execution.in_shape.height, 0)
+    if node.copy:
+        return Estimate(images * _pool_cycles(result, stripe.rows, target, 1))
     if execution.weight_shape is not None:
-        plan = ConvPlan.make(execution, target, images)
+        plan = ConvPlan.make(execution, target, images, stripe)
         logits = isinstance(execution.op, Classifier)
         mask_bytes = _tile_count(plan) * target.tile_bits * supply.stored // 64
         if not supply.cached:
             mask_bytes *= len(plan.tiles)
-        elif execution.iteration:
+        elif supply.repeated:
             mask_bytes = 0
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
         cycles = (
             MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits, mask_bytes, supply.cached)
         )
         return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
-    kernel = 1 if isinstance(execution.op, Classifier) else execution.op.kernel
+    kernel = execution.op.kernel
     if isinstance(execution.op, Unfold):
-        cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, target, kernel)
-        return Estimate(images * _at_least_a_fetch(cycles))
-    return Estimate(images * _pool_cycles(execution, target, kernel))
+        cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, stripe, target, kernel)
+        moved = images * stripe.in_rows * image_pitch(execution.in_shape.width)
+        return Estimate(images * _at_least_a_fetch(cycles), image_bytes=moved)
+    return Estimate(images * _pool_cycles(result, stripe.rows, target, kernel))
 
 
-def overhead(schedule: Schedule, trace: bool, target: Target) -> Overhead:
-    """Estimate loops, traces, copies, BEGIN and END; the bytes are those of all instructions."""
-    empty = MEMORY_LATENCY + FETCH
-    cycles = RUN + 2 * empty
-    fetched = 2
-    times = 1
-    for node, runs in schedule.parts():
-        images = sum(map(len, runs))
-        if node.loop_start:
-            times = node.loop_count
-            fetched += 1
-            cycles += empty
-        fetched += times * len(runs)
-        if node.copy:
-            cycles += times * len(runs) * _pool_cycles(node.execution, target, 1)
-        elif trace and node.traced:
-            shape = map_shape(node.execution)
-            words = images * shape.height * shape.width * -(-shape.channels // target.lanes)
-            beats = 8 * target.lanes // target.bus_bits
-            cycles += times * _at_least_a_fetch(STORE + words * (beats + STORE_WORD))
-            fetched += times
-        if node.loop_end:
-            fetched += times
-            cycles += times * empty
-            times = 1
-    return Overhead(cycles, fetched * isa.BYTES)
+def store_cycles(words: int, target: Target) -> int:
+    """Cycles of a STORE."""
+    beats = 8 * target.lanes // target.bus_bits
+    return _at_least_a_fetch(STORE + words * (beats + STORE_WORD))
 
 
-def image_bytes(image: tuple[int, int]) -> int:
-    """Bytes of one image in external memory: rows of whole 16-byte units (spec section 6)."""
-    return image[0] * -(-4 * image[1] // 16) * 16
+def image_pitch(width: int) -> int:
+    """Bytes of a row of an image in external memory: whole 16-byte units (spec section 6)."""
+    return -(-4 * width // 16) * 16
 
 
 def _at_least_a_fetch(cycles: int) -> int:
     """The next instruction is fetched meanwhile, which takes its time, too."""
-    return max(cycles, MEMORY_LATENCY + FETCH)
+    return max(cycles, EMPTY)
 
 
 def _tile_count(plan: ConvPlan) -> int:
@@ -179,17 +164,15 @@ def _accumulate(plan: ConvPlan, tile: PixelTile, supply: int) -> int:
     return cycles
 
 
-def _image_cycles(execution: Execution, target: Target, kernel: int) -> int:
+def _image_cycles(execution: Execution, stripe: Stripe, target: Target, kernel: int) -> int:
     """The image is scanned with its padding; an output pixel takes a cycle for each word."""
-    height, width, _ = execution.in_shape
     edge = kernel // 2
     words = -(-execution.out_shape.channels // target.lanes)
-    made = execution.out_shape.height * execution.out_shape.width * (words - 1)
-    return (height + edge) * (width + edge) + made
+    made = stripe.rows * execution.out_shape.width * (words - 1)
+    return (stripe.in_rows + edge) * (execution.in_shape.width + edge) + made
 
 
-def _pool_cycles(execution: Execution, target: Target, kernel: int) -> int:
+def _pool_cycles(result: Shape, rows: int, target: Target, kernel: int) -> int:
     """A tap of a word takes a cycle, whether it is in the tensor or not."""
-    height, width, channels = map_shape(execution)
-    words = -(-channels // target.lanes)
-    return _at_least_a_fetch(POOL + height + height * width * words * kernel**2)
+    words = -(-result.channels // target.lanes)
+    return _at_least_a_fetch(POOL + rows + rows * result.width * words * kernel**2)

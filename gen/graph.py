@@ -36,6 +36,11 @@ class Node:
     copy: bool = False
 
     @property
+    def variables(self) -> list[int]:
+        """Its operands, once for each use."""
+        return [v for v in (self.dst, self.src, self.res) if v is not None]
+
+    @property
     def traced(self) -> bool:
         """Whether a traced program stores the result."""
         return not self.copy and self.execution.writes is not None

@@ -7,13 +7,13 @@ any: each of them has the whole cache for itself. There the streams that save mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from hiddenfold.gen.graph import Node
+from hiddenfold.gen.actions import Action
 from hiddenfold.gen.plan import ConvPlan
-from hiddenfold.gen.schedule import Schedule
 from hiddenfold.gen.streams import MaskStreams
 from hiddenfold.gen.target import Target
+from hiddenfold.hw.isa import Opcode
 
 __all__ = ["PLACE", "cache_places"]
 
@@ -21,18 +21,20 @@ __all__ = ["PLACE", "cache_places"]
 PLACE = 64
 
 
-def cache_places(schedule: Schedule, masks: MaskStreams, target: Target) -> dict[str, int]:
+def cache_places(program: Sequence[Action], masks: MaskStreams, target: Target) -> dict[str, int]:
     """Place of the masks of each operation that is cached, in units of `PLACE`, by its name."""
     places: dict[str, int] = {}
-    for nodes, times in _scopes(schedule.graph.nodes):
+    for body, times in _scopes(program):
         candidates = []
-        for node in nodes:
-            execution = node.execution
-            if execution.stream is None or node.copy:
-                continue
-            plan = ConvPlan.make(execution, target, schedule.images_at_once(execution))
+        for name, convs in body.items():
+            execution = convs[0].node.execution
             size = masks.bytes(execution.stream)
-            candidates.append((size * (times * len(plan.tiles) - 1), size, execution.name))
+            tiles = sum(
+                len(ConvPlan.make(execution, target, len(conv.images), conv.stripe).tiles)
+                for conv in convs
+            )
+            # Each instruction of the first iteration reads its masks for its first pixel tile.
+            candidates.append((size * (times * tiles - len(convs)), size, name))
         used = 0
         for saved, size, name in sorted(candidates, key=lambda c: -c[0]):
             if saved and used + size <= target.mask_cache:
@@ -41,14 +43,22 @@ def cache_places(schedule: Schedule, masks: MaskStreams, target: Target) -> dict
     return places
 
 
-def _scopes(nodes: list[Node]) -> Iterator[tuple[list[Node], int]]:
-    """Loop bodies and single nodes outside of loops, with the number of their iterations."""
-    body: list[Node] = []
-    times = 1
-    for node in nodes:
-        times = node.loop_count if node.loop_start else times
-        body.append(node)
-        inside = (node.loop_start or len(body) > 1) and not node.loop_end
-        if not inside:
+def _scopes(program: Sequence[Action]) -> Iterator[tuple[dict[str, list[Action]], int]]:
+    """Loop bodies and operations outside of loops, with the number of their iterations.
+
+    A scope holds the convolutions of each operation, by its name.
+    """
+    body: dict[str, list[Action]] = {}
+    alone: dict[str, list[Action]] = {}
+    times = 0
+    for action in program:
+        if action.opcode == Opcode.LOOP:
+            body, times = {}, action.count
+        elif action.opcode == Opcode.ENDLOOP:
             yield body, times
-            body, times = [], 1
+            times = 0
+        elif action.opcode == Opcode.CONV and action.node is not None:
+            scope = body if times else alone
+            scope.setdefault(action.node.execution.name, []).append(action)
+    for name, convs in alone.items():
+        yield {name: convs}, 1

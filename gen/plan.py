@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from hiddenfold.gen import tiling
 from hiddenfold.gen.target import Target
-from hiddenfold.gen.tiling import Geometry, PixelTile
+from hiddenfold.gen.tiling import Geometry, PixelTile, Stripe
 from hiddenfold.sw.operations import Classifier, Conv
 from hiddenfold.sw.shapes import Execution, Shape, WeightShape
 
@@ -33,18 +33,19 @@ class ConvPlan:
     gap: bool
 
     @staticmethod
-    def make(execution: Execution, target: Target, images: int = 1) -> ConvPlan:
-        """Plan an execution that has weights and whose rows fit the partial-sum memory."""
+    def make(
+        execution: Execution, target: Target, images: int = 1, stripe: Stripe | None = None
+    ) -> ConvPlan:
+        """Plan an execution that has weights and whose rows fit the partial-sum memory.
+
+        `stripe` tells which of its rows one instruction computes; None stands for all.
+        """
         op = execution.op
         kernel, stride = (op.kernel, op.stride) if isinstance(op, Conv) else (1, 1)
-        result = map_shape(execution)
+        source, result = execution.in_shape, map_shape(execution)
+        stripe = stripe or Stripe(0, result.height, 0, source.height, 0)
         shape = Geometry(
-            kernel,
-            stride,
-            execution.in_shape.height,
-            execution.in_shape.width,
-            result.height,
-            result.width,
+            kernel, stride, stripe.in_rows, source.width, stripe.rows, result.width, stripe.top
         )
         rows = tiling.tile_rows(shape.out_h, shape.out_w, target.psum_depth)
         together = tiling.tile_images(images, shape.out_h * shape.out_w, target.psum_depth)

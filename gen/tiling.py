@@ -17,6 +17,7 @@ __all__ = [
     "Geometry",
     "PixelTile",
     "Rectangle",
+    "Stripe",
     "mask_words",
     "needs_gap",
     "pixel_tiles",
@@ -37,6 +38,19 @@ class Geometry(NamedTuple):
     out_w: int
     #: Input rows above the centre of the first output row, of a stripe from within a map.
     top: int = 0
+
+
+class Stripe(NamedTuple):
+    """Rows `first` and on of a map and the input rows that they are computed from.
+
+    `top` of the input rows lie above the one at the centre of the first output row.
+    """
+
+    first: int
+    rows: int
+    in_first: int
+    in_rows: int
+    top: int
 
 
 class PixelTile(NamedTuple):

@@ -54,7 +54,7 @@ class WriteChannel(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "address": In(32),
+                "address": In(33),
                 "limit": In(33),
                 "i": In(stream.Signature(data_bits)),
                 "flush": In(1),

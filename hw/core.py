@@ -86,6 +86,8 @@ class Accelerator(wiring.Component):
             "image_size",
             "output",
             "output_size",
+            "scratch",
+            "scratch_size",
             "images",
         ):
             m.d.comb += getattr(engine, name).eq(getattr(registers, name))

@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import ActivationMemory
 from hiddenfold.hw.axi import axi4_ports
+from hiddenfold.hw.axi_merge import WriteMerger, connect_master
 from hiddenfold.hw.axi_read import ReadChannel
 from hiddenfold.hw.axi_write import WriteChannel
 from hiddenfold.hw.conv import ConvEngine
@@ -16,11 +17,12 @@ from hiddenfold.hw.isa import Error
 from hiddenfold.hw.pool import Pool
 from hiddenfold.hw.sequencer import Sequencer
 from hiddenfold.hw.store import Store
+from hiddenfold.hw.transfer import Load, Save
 from hiddenfold.hw.unfold import Unfold
 
-#: FIFO depths (beats) of the read ports: instructions, affine stream, masks, image. The mask
+#: FIFO depths (beats) of the read ports: instructions, affine stream, masks, image, loads. The mask
 #: port's covers 40 cycles of memory latency at one beat a cycle with two bursts to spare.
-READ_DEPTHS = (16, 64, 256, 64)
+READ_DEPTHS = (16, 64, 256, 64, 128)
 
 
 class Engine(wiring.Component):
@@ -28,7 +30,8 @@ class Engine(wiring.Component):
 
     Members
     -------
-    start, program, program_size, image, image_size, output, output_size, images
+    start, program, program_size, image, image_size, output, output_size, scratch, scratch_size,
+    images
         Registers of docs/spec.md section 8; stable during a run.
     flush, stop
         Send the rest of the output; begin no further bus transaction.
@@ -67,6 +70,8 @@ class Engine(wiring.Component):
         )
         self.reader = ReadChannel(ports=len(READ_DEPTHS), data_bits=bus_bits, depths=READ_DEPTHS)
         self.writer = WriteChannel(data_bits=bus_bits)
+        self.saver = WriteChannel(data_bits=bus_bits, max_burst=32)
+        self.merger = WriteMerger(data_bits=bus_bits)
         self.sequencer = Sequencer(
             target_id=target_id,
             rows=rows,
@@ -78,6 +83,8 @@ class Engine(wiring.Component):
                 "image_width": image_width,
                 "stem_kernel": stem_kernel,
                 "mask_cache": mask_cache,
+                "lanes": lanes,
+                "bus_bits": bus_bits,
             },
         )
         self.conv = ConvEngine(
@@ -100,6 +107,8 @@ class Engine(wiring.Component):
         )
         self.pool = Pool(lanes=lanes, act_addr_bits=address_bits)
         self.store = Store(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
+        self.load = Load(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
+        self.save = Save(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
         super().__init__(
             {
                 "start": In(1),
@@ -109,6 +118,8 @@ class Engine(wiring.Component):
                 "image_size": In(32),
                 "output": In(32),
                 "output_size": In(32),
+                "scratch": In(32),
+                "scratch_size": In(32),
                 "images": In(16),
                 "flush": In(1),
                 "stop": In(1),
@@ -132,6 +143,7 @@ class Engine(wiring.Component):
         memory, reader, writer = self.memory, self.reader, self.writer
         sequencer, conv, unfold = self.sequencer, self.conv, self.unfold
         pool, store = self.pool, self.store
+        load, save, saver, merger = self.load, self.save, self.saver, self.merger
         m.submodules.memory = memory
         m.submodules.reader = reader
         m.submodules.writer = writer
@@ -140,6 +152,10 @@ class Engine(wiring.Component):
         m.submodules.unfold = unfold
         m.submodules.pool = pool
         m.submodules.store = store
+        m.submodules.load = load
+        m.submodules.save = save
+        m.submodules.saver = saver
+        m.submodules.merger = merger
 
         # Sequencer and units.
         units = (conv, unfold, pool, store)  # in the order of UNIT_OPCODES
@@ -167,7 +183,33 @@ class Engine(wiring.Component):
                 if name in isa.FIELDS:
                     m.d.comb += getattr(unit, name).eq(getattr(instruction, name))
 
-        # Activation memory: one unit works at a time; only CONV reads its second port.
+        # Transfers.
+        m.d.comb += [
+            sequencer.scratch_size.eq(self.scratch_size),
+            sequencer.load_ready.eq(load.i.ready),
+            sequencer.loads.eq(load.unfinished),
+            sequencer.save_ready.eq(save.i.ready),
+            sequencer.saves.eq(save.unfinished),
+            load.i.valid.eq(sequencer.load_valid),
+            load.i.p.word.eq(instruction.dst),
+            save.i.valid.eq(sequencer.save_valid),
+            save.i.p.word.eq(instruction.src),
+            saver.start.eq(save.start),
+            saver.address.eq(save.address),
+            saver.limit.eq(self.scratch + self.scratch_size),
+            saver.flush.eq(save.flush),
+            saver.stop.eq(self.stop),
+            save.idle.eq(saver.idle),
+        ]
+        connect(m, save.o, saver.i)
+        for transfer in (load, save):
+            m.d.comb += [
+                transfer.i.p.words.eq(instruction.count),
+                transfer.i.p.address.eq(self.scratch + instruction.offset),
+            ]
+
+        # Activation memory: one unit works at a time; only CONV reads its second port. Transfers
+        # use what the units leave.
         m.d.comb += [
             memory.a_en.eq(conv.a_en | pool.act_r_en | store.act_r_en),
             memory.a_addr.eq(
@@ -176,14 +218,23 @@ class Engine(wiring.Component):
             conv.a_data.eq(memory.a_data),
             pool.act_r_data.eq(memory.a_data),
             store.act_r_data.eq(memory.a_data),
-            memory.b_en.eq(conv.b_en),
-            memory.b_addr.eq(conv.b_addr),
+            memory.b_en.eq(conv.b_en | save.r_en),
+            memory.b_addr.eq(Mux(conv.b_en, conv.b_addr, save.r_addr)),
             conv.b_ready.eq(memory.b_ready),
+            save.r_ready.eq(memory.b_ready & ~conv.b_en),
+            save.r_data.eq(memory.b_data),
             conv.b_data.eq(memory.b_data),
             memory.w_en.eq(conv.w_en),
             memory.w_addr.eq(conv.w_addr),
             memory.w_data.eq(conv.w_data),
         ]
+        m.d.comb += load.w_ready.eq(~(conv.w_en.any() | unfold.act_w_en | pool.act_w_en))
+        with m.If(load.w_en & load.w_ready):
+            m.d.comb += [
+                memory.w_en.eq(-1),
+                memory.w_addr.eq(load.w_addr),
+                memory.w_data.eq(load.w_data),
+            ]
         for unit in (unfold, pool):
             with m.If(unit.act_w_en):
                 m.d.comb += [
@@ -194,21 +245,26 @@ class Engine(wiring.Component):
 
         # Bus.
         program_end = self.program + self.program_size
-        image_end = self.image + self.image_size
+        # Windows of the ports that do not read the program: images and loads.
+        windows = {
+            3: (self.image, self.image + self.image_size),
+            4: (self.scratch, self.scratch + self.scratch_size),
+        }
         for port, (cmd, data) in enumerate(
             (
                 (sequencer.cmd, sequencer.data),
                 (conv.affine_cmd, conv.affine_data),
                 (conv.mask_cmd, conv.mask_data),
                 (unfold.cmd, unfold.data),
+                (load.cmd, load.data),
             )
         ):
             connect(m, cmd, getattr(reader, f"cmd{port}"))
             connect(m, getattr(reader, f"data{port}"), data)
-            of_image = cmd is unfold.cmd
+            base, limit = windows.get(port, (self.program, program_end))
             m.d.comb += [
-                getattr(reader, f"base{port}").eq(self.image if of_image else self.program),
-                getattr(reader, f"limit{port}").eq(image_end if of_image else program_end),
+                getattr(reader, f"base{port}").eq(base),
+                getattr(reader, f"limit{port}").eq(limit),
             ]
         m.d.comb += [
             writer.start.eq(self.start),
@@ -217,14 +273,16 @@ class Engine(wiring.Component):
             writer.flush.eq(self.flush),
             writer.stop.eq(self.stop),
             reader.stop.eq(self.stop),
-            self.idle.eq(reader.idle & writer.idle),
+            self.idle.eq(reader.idle & writer.idle & saver.idle),
             writer.i.valid.eq(conv.o.valid | store.o.valid),
             writer.i.payload.eq(Mux(conv.o.valid, conv.o.payload, store.o.payload)),
             conv.o.ready.eq(writer.i.ready),
             store.o.ready.eq(writer.i.ready),
         ]
+        connect_master(m, writer, merger, 0)
+        connect_master(m, saver, merger, 1)
         for name in self._m_axi:
-            channel = reader if name.startswith(("m_axi_ar", "m_axi_r")) else writer
+            channel = reader if name.startswith(("m_axi_ar", "m_axi_r")) else merger
             outer, inner = getattr(self, name), getattr(channel, name)
             out = self.signature.members[name].flow == Out
             m.d.comb += outer.eq(inner) if out else inner.eq(outer)
@@ -247,10 +305,11 @@ class Engine(wiring.Component):
                 with m.If(at_end & ~address.all()):
                     m.d.sync += wrapped.eq(1)
 
+        write_window = writer.error_window | saver.error_window
         # Errors, the first in this order if several come in one cycle.
         with m.If(reader.error_bus):
             m.d.comb += self.error.eq(Error.BUS_READ)
-        with m.Elif(writer.error_bus):
+        with m.Elif(writer.error_bus | saver.error_bus):
             m.d.comb += self.error.eq(Error.BUS_WRITE)
         with m.Elif(sequencer.error != Error.NONE):
             m.d.comb += self.error.eq(sequencer.error)
@@ -258,12 +317,12 @@ class Engine(wiring.Component):
             m.d.comb += self.error.eq(Error.MASK_SIGNATURE)
         with m.Elif(conv.affine_error):
             m.d.comb += self.error.eq(Error.AFFINE_SIGNATURE)
-        with m.Elif(reader.error_window | writer.error_window | conv.overflow | wrapped):
+        with m.Elif(reader.error_window | write_window | conv.overflow | wrapped):
             m.d.comb += self.error.eq(Error.WINDOW)
 
         m.d.comb += [
             self.read_beat.eq(reader.beat),
-            self.write_beat.eq(writer.beat),
+            self.write_beat.eq(writer.beat | saver.beat),
             self.bus_stall.eq(reader.waiting),
             self.array_cycle.eq(conv.array_cycle),
             self.tile_stall.eq(conv.tile_stall),

@@ -19,6 +19,8 @@ class Opcode(IntEnum):
     IMAGE = 0x11
     POOL = 0x12
     STORE = 0x13
+    LOAD = 0x14
+    SAVE = 0x15
     LOOP = 0x20
     ENDLOOP = 0x21
 
@@ -64,6 +66,8 @@ FIELDS = {
     "frozen": Field(0, 31, 1),
     "blocks": Field(0, 32, 12),
     "in_words": Field(0, 44, 10),
+    "fence_loads": Field(0, 54, 2),
+    "fence_saves": Field(0, 56, 2),
     "top": Field(0, 58, 4),
     "in_h": Field(1, 0, 12),
     "in_w": Field(1, 12, 12),

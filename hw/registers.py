@@ -17,6 +17,8 @@ _WRITABLE = {
     "output_size": 32,
     "images": 16,
     "watchdog": 32,
+    "scratch": 32,
+    "scratch_size": 32,
 }
 _COUNTERS = (
     "cycles",
@@ -51,7 +53,7 @@ class Registers(wiring.Component):
     start, abort
         One-cycle pulses, a cycle after the write. ``start`` never comes while ``busy`` or in the
         cycle after a ``start``, ``abort`` only while ``busy``.
-    program .. watchdog
+    program .. scratch_size
         Configuration, stable while ``busy``.
     irq
         Interrupt line, level.

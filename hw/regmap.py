@@ -41,6 +41,8 @@ REGISTERS = {
     "TILE_STALLS": Register(0x68, "RO", "cycles in which a pixel waited for a tile", True),
     "DRAIN_STALLS": Register(0x70, "RO", "cycles in which a pixel waited for a psum bank", True),
     "BUS_STALLS": Register(0x78, "RO", "cycles with a read outstanding and no data beat", True),
+    "SCRATCH": Register(0x80, "RW", "address of the memory for spilled tensors, multiple of 64"),
+    "SCRATCH_SIZE": Register(0x84, "RW", "bytes reserved for spilled tensors"),
 }
 
 CONTROL_START = 1 << 0

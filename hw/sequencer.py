@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recurrent-block sequencer: fetches, checks, dispatches instructions (docs/spec.md section 7)."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -15,6 +15,8 @@ from hiddenfold.hw.signature import Signature
 
 #: Opcodes that a unit executes, in the order of the bits of ``start`` and ``done``.
 UNIT_OPCODES = (Opcode.CONV, Opcode.IMAGE, Opcode.POOL, Opcode.STORE)
+#: Opcodes that are done beside the units' work.
+TRANSFER_OPCODES = (Opcode.LOAD, Opcode.SAVE)
 
 
 class InstructionFetcher(wiring.Component):
@@ -85,8 +87,10 @@ class FieldCheck(wiring.Component):
     -------
     instruction
         To be checked; stable for three cycles before the outputs are used.
+    scratch_size
+        Bytes of the window of LOAD and SAVE.
     field_error, window_error
-        A field is outside its domain; an activation address is outside the memory.
+        A field is outside its domain; an activation address or a transfer is outside its memory.
     """
 
     def __init__(
@@ -98,23 +102,36 @@ class FieldCheck(wiring.Component):
         image_width: int,
         stem_kernel: int,
         mask_cache: int,
+        lanes: int,
+        bus_bits: int,
     ):
+        self._lanes = lanes
+        self._bus_bits = bus_bits
         self._planes = planes
         self._depth = depth
         self._act_words = act_words
         self._image_width = image_width
         self._stem_kernel = stem_kernel
         self._mask_cache = mask_cache
-        super().__init__({"instruction": In(LAYOUT), "field_error": Out(1), "window_error": Out(1)})
+        super().__init__(
+            {
+                "instruction": In(LAYOUT),
+                "scratch_size": In(32),
+                "field_error": Out(1),
+                "window_error": Out(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         i = self.instruction
         map_pixels = Signal(24)
         tile_pixels = Signal(32)
+        scratch_end = Signal(40)
         m.d.sync += [
             map_pixels.eq(i.tile_rows * i.out_w),
             tile_pixels.eq(map_pixels * i.tile_images),
+            scratch_end.eq(i.offset + (i.count << exact_log2(self._lanes))),
         ]
         kernels = (1, 3, 5, 7)
         stem_kernels = [kernel for kernel in kernels if kernel <= self._stem_kernel]
@@ -175,6 +192,20 @@ class FieldCheck(wiring.Component):
                 ]
             with m.Case(Opcode.STORE):
                 m.d.comb += [wrong.eq(i.count == 0), outside.eq(src_wrong)]
+            with m.Case(*TRANSFER_OPCODES):
+                address = Mux(i.opcode == Opcode.LOAD, i.dst, i.src)
+                # The read channel counts beats in 24 bits.
+                most_words = 1 << 24 - exact_log2(8 * self._lanes // self._bus_bits)
+                m.d.comb += [
+                    wrong.eq(
+                        (i.count == 0)
+                        | (i.count >= most_words)
+                        | (i.offset[: exact_log2(self._lanes)] != 0)
+                    ),
+                    outside.eq(
+                        (address + i.count > self._act_words) | (scratch_end > self.scratch_size)
+                    ),
+                ]
             with m.Case(Opcode.END):
                 m.d.comb += wrong.eq(i.images == 0)
         m.d.sync += [self.field_error.eq(wrong), self.window_error.eq(outside)]
@@ -183,6 +214,11 @@ class FieldCheck(wiring.Component):
 
 def _one_of(value, choices):
     return Cat(*(value == choice for choice in choices)).any()
+
+
+def _fence(limit, unfinished):
+    """Whether as many transfers as ``limit`` or more are unfinished; 0 is no limit."""
+    return (limit != 0) & (unfinished >= limit)
 
 
 class Sequencer(wiring.Component):
@@ -207,6 +243,10 @@ class Sequencer(wiring.Component):
         The instruction is in the second or a later iteration of a loop.
     instruction, unit_start, unit_done
         The instruction in execution, and a start and a done pulse per unit (``UNIT_OPCODES``).
+    load_valid, load_ready, loads, save_valid, save_ready, saves
+        A transfer in ``instruction`` is begun; how many of its kind are unfinished.
+    scratch_size
+        Register SCRATCH_SIZE.
     affine_address, image_address
         Pointers of the affine stream and the image; ``next_image`` is the latter's value after
         an IMAGE with ``advance``.
@@ -235,6 +275,13 @@ class Sequencer(wiring.Component):
                 "instruction": Out(LAYOUT),
                 "unit_start": Out(len(UNIT_OPCODES)),
                 "unit_done": In(len(UNIT_OPCODES)),
+                "load_valid": Out(1),
+                "load_ready": In(1),
+                "loads": In(2),
+                "save_valid": Out(1),
+                "save_ready": In(1),
+                "saves": In(2),
+                "scratch_size": In(32),
                 "affine_address": Out(32),
                 "image_address": Out(32),
                 "next_image": In(32),
@@ -255,11 +302,18 @@ class Sequencer(wiring.Component):
         fetch_pc = Signal(32)  # of the instruction in the fetcher
         next_pc = Signal(32)
         begun = Signal()
+        waiting = Signal()  # for transfers
         loop_start = Signal(32)
         loop_left = Signal(8)
         record_bytes = 16 + (i.blocks << exact_log2(self._rows) + 3)
         m.d.comb += [
             check.instruction.eq(i),
+            check.scratch_size.eq(self.scratch_size),
+            waiting.eq(
+                _fence(i.fence_loads, self.loads)
+                | _fence(i.fence_saves, self.saves)
+                | ((i.opcode == Opcode.END) & ((self.loads != 0) | (self.saves != 0)))
+            ),
             fetcher.address.eq(self.program + next_pc),
             next_pc.eq(self.pc + isa.BYTES),
         ]
@@ -302,7 +356,7 @@ class Sequencer(wiring.Component):
                     fail(Error.FIELD)
                 with m.Elif(check.window_error):
                     fail(Error.WINDOW)
-                with m.Else():
+                with m.Elif(~waiting):
                     self._execute(m, i, fetcher, fail, next_pc, begun, loop_start, loop_left)
             with m.State("UNIT"):
                 with m.If(self.unit_done.any()):
@@ -361,5 +415,14 @@ class Sequencer(wiring.Component):
                 with m.Case(opcode):
                     m.d.comb += [self.unit_start[unit].eq(1), fetcher.start.eq(1)]
                     m.next = "UNIT"
+            for opcode, valid, ready in (
+                (Opcode.LOAD, self.load_valid, self.load_ready),
+                (Opcode.SAVE, self.save_valid, self.save_ready),
+            ):
+                with m.Case(opcode):
+                    m.d.comb += valid.eq(1)
+                    with m.If(ready):
+                        m.d.comb += fetcher.start.eq(1)
+                        m.next = "FETCH"
             with m.Default():
                 fail(Error.OPCODE)

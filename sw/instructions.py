@@ -51,13 +51,17 @@ _SHOWN = {
     ),
     isa.Opcode.POOL: ("dst", "src", "in", "out", "in_words", "kernel", "stride", "top"),
     isa.Opcode.STORE: ("src", "count"),
+    isa.Opcode.LOAD: ("dst", "count", "offset"),
+    isa.Opcode.SAVE: ("src", "count", "offset"),
     isa.Opcode.LOOP: ("count",),
     isa.Opcode.END: ("images",),
 }
 _HEXADECIMAL = frozenset({"seed", "offset"})
 _FLAGS = frozenset({"gap", "logits", "advance"})
+#: Any instruction may have them.
+_FENCES = ("fence_loads", "fence_saves")
 #: Shown unless they are 0.
-_RARE = frozenset({"top"})
+_RARE = frozenset({*_FENCES, "top"})
 
 
 def encode(opcode: isa.Opcode, **fields: int) -> bytes:
@@ -127,7 +131,7 @@ def _text(fields: Mapping[str, int]) -> str:
         return f"opcode {fields['opcode']:#04x}"
     opcode = isa.Opcode(fields["opcode"])
     parts = []
-    for name in _SHOWN.get(opcode, ()):
+    for name in (*_SHOWN.get(opcode, ()), *_FENCES):
         if name in ("in", "out"):
             parts.append(f"{name}={fields[name + '_h']}x{fields[name + '_w']}")
         elif name in _FLAGS:

@@ -62,11 +62,14 @@ class Program:
     predicted_cycles: int
     predicted_bytes_read: int
     predicted_bytes_written: int
+    predicted_bytes_spilled: int
     instructions: int
     mask_bytes: int
     affine_bytes: int
     layers: list[dict[str, Any]]
     trace: list[dict[str, Any]] | None
+    trace_order: list[list[int]] | None
+    scratch_bytes: int
     memory: bytes
 
     @classmethod
@@ -179,13 +182,20 @@ class Program:
         lanes = self.target_parameters["lanes"]
         traces: list[list[NDArray[np.uint8]]] = [[] for _ in range(self.batch)]
         position = 0
-        for entry in self.trace or []:
-            first, images = entry["image"], entry["images"]
-            shape = (images, entry["height"], entry["width"], entry["lane_words"] * lanes)
-            tensors = np.frombuffer(data, np.uint8, math.prod(shape), position).reshape(shape)
-            for trace, tensor in zip(traces[first : first + images], tensors, strict=True):
+        entries = self.trace or []
+        whole = [[number, entry["height"]] for number, entry in enumerate(entries)]
+        stripes: list[list[NDArray[np.uint8]]] = [[] for _ in entries]
+        for number, rows in self.trace_order or whole:
+            entry = entries[number]
+            shape = (entry["images"], rows, entry["width"], entry["lane_words"] * lanes)
+            size = math.prod(shape)
+            stripes[number].append(np.frombuffer(data, np.uint8, size, position).reshape(shape))
+            position += size
+        for entry, parts in zip(entries, stripes, strict=True):
+            tensors = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            first = entry["image"]
+            for trace, tensor in zip(traces[first : first + len(tensors)], tensors, strict=True):
                 trace.append(tensor[:, :, : entry["channels"]])
-            position += tensors.size
         # Block by block those of all images.
         rows = self.target_parameters["rows"]
         logits = np.frombuffer(data, "<i4", self.batch * self.logits, position)
@@ -227,10 +237,12 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     if set(header) != expected:
         wrong = ", ".join(sorted(set(header) ^ expected))
         raise ValueError(f"Program file: header keys missing or unknown: {wrong}")
-    if header["trace"] is not None:
-        _check_kind("trace", header["trace"], list)
+    optional = ("trace", "trace_order")
+    for key in optional:
+        if header[key] is not None:
+            _check_kind(key, header[key], list)
     for key, value in header.items():
-        if key != "trace":
+        if key not in optional:
             _check_kind(key, value, _KINDS.get(key, int))
     if len(header["image"]) != 2 or not all(_is_count(size) for size in header["image"]):
         raise ValueError(f"Program file: image must be [height, width], not {header['image']!r}")
@@ -243,6 +255,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     if not header["classes"] or not all(isinstance(label, str) for label in header["classes"]):
         raise ValueError("Program file: classes must be strings, at least one")
     _check_lists(header["layers"], header["trace"] or [])
+    _check_order(header["trace"] or [], header["trace_order"])
     _check_output(header)
     return header
 
@@ -302,6 +315,23 @@ def _check_lists(layers: list[Any], trace: list[Any]) -> None:
             )
 
 
+def _check_order(trace: list[Any], order: list[Any] | None) -> None:
+    """Raise `ValueError` unless the stripes of each traced tensor make the whole of it."""
+    if order is None:
+        return
+    heights = [0] * len(trace)
+    for item in order:
+        pair = isinstance(item, list) and len(item) == 2 and all(map(_is_natural, item))
+        if not pair or item[0] >= len(trace) or not item[1]:
+            raise ValueError(
+                "Program file: trace_order must have pairs of an entry of the trace and a number "
+                f"of rows, not {item!r:.80}"
+            )
+        heights[item[0]] += item[1]
+    if heights != [entry["height"] for entry in trace]:
+        raise ValueError("Program file: trace_order must have all rows of the trace")
+
+
 def _check_kind(key: str, value: Any, kind: type) -> None:
     """Raise `ValueError` unless `value` is what the header has under `key`."""
     accepted = isinstance(value, int | float if kind is float else kind)
@@ -312,7 +342,11 @@ def _check_kind(key: str, value: Any, kind: type) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _is_natural(value) and value > 0
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 _NAMES = {

@@ -4,8 +4,9 @@
 Network ``i`` of a run with seed ``S`` is made from ``S + i`` alone, so that ``verify`` with that
 seed and a count of 1 repeats it. Each network is compiled twice and run on the simulated
 accelerator: with a trace, of which every layer and iteration is compared, and without, of which the
-logits are. Many go through in batches, and some batches have to be filled up. The memory of every
-second network pauses at random.
+logits are. Many go through in batches, and some batches have to be filled up. Most of the others
+may use so little activation memory that they must spill tensors. The memory of every second network
+pauses at random.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenfold.gen.compile import compile_model
+from hiddenfold.gen.compile import CompileError, compile_model
 from hiddenfold.gen.graph import build
+from hiddenfold.gen.limits import place
 from hiddenfold.gen.schedule import largest_batch
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.accelerator import Accelerator
@@ -133,6 +135,7 @@ def check_model(accelerator: Accelerator, model: Model, target: Target, seed: in
     An error of the accelerator counts as a mismatch.
     """
     batch, images = _random_batch(model, target, seed)
+    act_words = _random_memory(model, target, seed) if batch == 1 else None
     rng = np.random.default_rng([seed, 1])
     pictures = np.stack([random_image(rng, *model.image) for _ in range(images)])
     golden = Golden(model).trace(pictures)
@@ -143,7 +146,7 @@ def check_model(accelerator: Accelerator, model: Model, target: Target, seed: in
             stall = float(rng.choice([0.1, 0.5, 0.9])) if seed % 2 else 0.0
             latency = int(rng.choice([0, 3, 40, 150]))
             configure(read_latency=latency, stall=stall, seed=seed)
-        program = compile_model(model, target, trace=trace, batch=batch)
+        program = compile_model(model, target, trace=trace, batch=batch, act_words=act_words)
         try:
             compare_run(accelerator, program, pictures, golden, result)
         except AcceleratorError as error:
@@ -158,6 +161,23 @@ def _random_batch(model: Model, target: Target, seed: int) -> tuple[int, int]:
     filled_up = bool(rng.random() < 0.3)
     batch = largest_batch(build(model, target.lanes), target, wanted) or 1
     return batch, 2 if batch == 1 else batch + filled_up
+
+
+def _random_memory(model: Model, target: Target, seed: int) -> int | None:
+    """Now and then, few words of activation memory: so few that the network must spill tensors."""
+    rng = np.random.default_rng([seed, 3])
+    if rng.random() < 0.3:
+        return None
+    graph = build(model, target.lanes)
+    words = 16
+    while words < target.act_words:
+        try:
+            place(graph, replace(target, act_banks=1, act_bank_words=words), 1)
+        except CompileError:
+            words *= 2
+        else:
+            return words << int(rng.integers(0, 2))
+    return None
 
 
 def compare_run(

@@ -106,6 +106,12 @@ def compile_program(args: argparse.Namespace) -> Outcome:
         f"{format_bytes(program.predicted_bytes_read)} read, "
         f"{format_bytes(program.predicted_bytes_written)} written"
     )
+    if program.predicted_bytes_spilled:
+        text += (
+            f"\nactivations that do not fit on chip: "
+            f"{format_bytes(program.predicted_bytes_spilled)} of this, in "
+            f"{format_bytes(program.scratch_bytes)} of external memory"
+        )
     return Outcome(data, text)
 
 

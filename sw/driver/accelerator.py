@@ -244,7 +244,7 @@ class Accelerator:
         if self._read("STATUS") & regmap.STATUS_BUSY:
             self.abort()
         packed = program.pack_images(images)
-        image_at, output_at = self._regions(program, len(images))
+        image_at, output_at, scratch_at = self._regions(program, len(images))
         size = len(images) * program.output_bytes
         if watchdog is None:
             expected = WATCHDOG_FACTOR * len(images) * program.predicted_cycles
@@ -258,6 +258,8 @@ class Accelerator:
             ("IMAGE_SIZE", len(packed)),
             ("OUTPUT", output_at),
             ("OUTPUT_SIZE", size),
+            ("SCRATCH", scratch_at),
+            ("SCRATCH_SIZE", program.scratch_bytes),
             ("IMAGES", len(images)),
             ("WATCHDOG", watchdog),
         ):
@@ -343,11 +345,12 @@ class Accelerator:
             registers=registers,
         )
 
-    def _regions(self, program: Program, images: int) -> tuple[int, int]:
-        """Return the addresses of the images and of the output."""
+    def _regions(self, program: Program, images: int) -> tuple[int, int, int]:
+        """Return the addresses of the images, of the output and of the spilled tensors."""
         height, _ = program.image
         image_at = self._device.memory_base + _aligned(len(program.memory))
-        return image_at, image_at + _aligned(images * height * program.pitch)
+        output_at = image_at + _aligned(images * height * program.pitch)
+        return image_at, output_at, output_at + _aligned(images * program.output_bytes)
 
     def _require_room(self, program: Program, images: int) -> int:
         """Return how many images, up to ``images`` in whole batches, memory takes at once.
@@ -356,6 +359,7 @@ class Accelerator:
         """
         height, _ = program.image
         fixed = _aligned(len(program.memory)) + ALIGNMENT
+        fixed += program.scratch_bytes + (ALIGNMENT if program.scratch_bytes else 0)
         each = program.batch * (height * program.pitch + program.output_bytes)
         available = self._device.memory_size - fixed
         if available < each:

@@ -4,7 +4,9 @@
 It shares nothing with the compiler but the tables of :mod:`hiddenfold.hw.isa` and the LFSR, so it
 shows what a compiled program means without any hardware. It also checks what the hardware relies on
 and cannot see: overlapping tensors, partial sums that do not fit, pixels that come too soon. Those
-are `AssertionError`; faults that the hardware reports are a `Fault`.
+are `AssertionError`; faults that the hardware reports are a `Fault`. Transfers move their data at
+once, but count as unfinished until a fence waits for them: what would notice that is an
+`AssertionError`.
 """
 
 from __future__ import annotations
@@ -31,21 +33,35 @@ class Fault(Exception):
 
 
 class Result(NamedTuple):
-    """Bytes at OUTPUT, and how many bytes were read from external memory."""
+    """Bytes at OUTPUT, how many bytes were read from external memory, how many saved to SCRATCH."""
 
     output: bytes
     bytes_read: int
+    bytes_saved: int
 
 
-def run(memory: bytes, parameters: dict[str, int], target_id: int, images: bytes = b"") -> Result:
+class _Transfer(NamedTuple):
+    """An unfinished LOAD or SAVE: words of the activation memory, bytes of SCRATCH."""
+
+    inside: range
+    outside: range
+
+
+def run(
+    memory: bytes,
+    parameters: dict[str, int],
+    target_id: int,
+    images: bytes = b"",
+    scratch_bytes: int = 0,
+) -> Result:
     """Process all of `images`, packed as in spec section 6, on a target with these parameters.
 
-    The activation memory starts with arbitrary contents, the same in each call.
+    The memories start with arbitrary contents, the same in each call.
     """
-    machine = _Machine(memory, parameters, target_id, images)
+    machine = _Machine(memory, parameters, target_id, images, scratch_bytes)
     while machine.image_position < len(images):
         machine.process()
-    return Result(b"".join(machine.output), machine.bytes_read)
+    return Result(b"".join(machine.output), machine.bytes_read, machine.bytes_saved)
 
 
 @dataclass
@@ -56,19 +72,25 @@ class _Machine:
     parameters: dict[str, int]
     target_id: int
     images: bytes
+    scratch_bytes: int
     image_position: int = 0
     images_begun: int = 0
     affine_position: int = 0
     bytes_read: int = 0
     pc: int = 0
     repeated: bool = False  # in the second or a later iteration
+    bytes_saved: int = 0
     output: list[bytes] = field(default_factory=list)
+    loads: list[_Transfer] = field(default_factory=list)
+    saves: list[_Transfer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rows = self.parameters["rows"]
         self.lanes = self.parameters["lanes"]
         words = self.parameters["act_banks"] * self.parameters["act_bank_words"]
-        self.act = np.random.default_rng(0).integers(0, 256, (words, self.lanes), dtype=np.uint8)
+        rng = np.random.default_rng(0)
+        self.act = rng.integers(0, 256, (words, self.lanes), dtype=np.uint8)
+        self.scratch = rng.integers(0, 256, self.scratch_bytes, dtype=np.uint8)
         # The mask cache as words of 64 bits, before anything is in it.
         size = self.parameters["mask_cache"] // 8
         self.cache = np.random.default_rng(1).integers(0, 1 << 64, size, dtype=np.uint64)
@@ -87,12 +109,15 @@ class _Machine:
             self._require(opcode in list(Opcode), Error.OPCODE)
             self._require((opcode == Opcode.BEGIN) == (self.pc == 0), Error.OPCODE)
             following = self.pc + isa.BYTES
+            self._wait(fields)
             if opcode == Opcode.BEGIN:
                 self._require(fields["seed"] == self.target_id, Error.TARGET)
                 self.affine_position = fields["offset"]
             elif opcode == Opcode.END:
                 self._require(fields["images"] > 0, Error.FIELD)
                 assert fields["images"] == self.images_begun, "END counts other images than IMAGE"
+                self.loads.clear()
+                self.saves.clear()
                 return
             elif opcode == Opcode.LOOP:
                 self._require(loop is None and 1 <= fields["count"] <= 255, Error.LOOP)
@@ -107,16 +132,31 @@ class _Machine:
                     following = loop[0]
                 else:
                     loop = None
-            elif opcode == Opcode.IMAGE:
-                self._image(fields)
-            elif opcode == Opcode.POOL:
-                self._pool(fields)
-            elif opcode == Opcode.STORE:
-                place = self._place(fields["src"], fields["count"])
-                self.output.append(self.act[place].tobytes())
             else:
-                _Convolution(self, fields).execute()
+                self._operate(fields)
             self.pc = following
+
+    def _wait(self, fields: dict[str, int]) -> None:
+        """The fences of an instruction."""
+        for pending, fence in ((self.loads, "fence_loads"), (self.saves, "fence_saves")):
+            if fields[fence]:
+                del pending[: max(0, len(pending) - fields[fence] + 1)]
+
+    def _operate(self, fields: dict[str, int]) -> None:
+        """An instruction that works on tensors."""
+        opcode = fields["opcode"]
+        if opcode == Opcode.IMAGE:
+            self._image(fields)
+        elif opcode == Opcode.POOL:
+            self._pool(fields)
+        elif opcode == Opcode.STORE:
+            self._require(fields["count"] > 0, Error.FIELD)
+            place = self._place(fields["src"], fields["count"])
+            self.output.append(self.act[place].tobytes())
+        elif opcode in (Opcode.LOAD, Opcode.SAVE):
+            self._transfer(fields)
+        else:
+            _Convolution(self, fields).execute()
 
     def _fetch(self) -> dict[str, int]:
         """Fields of the instruction at the program counter."""
@@ -137,21 +177,54 @@ class _Machine:
         if not condition:
             raise Fault(error, self.pc)
 
-    def _place(self, address: int, words: int) -> slice:
-        """Words of the activation memory."""
+    def _place(self, address: int, words: int, *, write: bool = False) -> slice:
+        """Words of the activation memory that an instruction reads or writes."""
         self._require(address + words <= len(self.act), Error.WINDOW)
+        place = range(address, address + words)
+        for load in self.loads:
+            assert not _overlap(load.inside, place), f"{self.pc:#x}: words of an unfinished LOAD"
+        for save in self.saves:
+            clash = write and _overlap(save.inside, place)
+            assert not clash, f"{self.pc:#x}: writes words of an unfinished SAVE"
         return slice(address, address + words)
 
-    def tensor(self, address: int, height: int, width: int, words: int) -> NDArray[np.uint8]:
+    def _transfer(self, fields: dict[str, int]) -> None:
+        """LOAD and SAVE."""
+        load = fields["opcode"] == Opcode.LOAD
+        count, offset = fields["count"], fields["offset"]
+        self._require(count > 0 and offset % self.lanes == 0, Error.FIELD)
+        address = fields["dst" if load else "src"]
+        end = offset + count * self.lanes
+        self._require(address + count <= len(self.act), Error.WINDOW)
+        self._require(end <= self.scratch_bytes, Error.WINDOW)
+        transfer = _Transfer(range(address, address + count), range(offset, end))
+        # Transfers of one kind are in order; those of two kinds run side by side.
+        for other in self.saves if load else self.loads:
+            inside = _overlap(other.inside, transfer.inside)
+            clash = inside or _overlap(other.outside, transfer.outside)
+            assert not clash, f"{self.pc:#x}: a transfer on what an unfinished one works on"
+        place, outside = slice(address, address + count), self.scratch[offset:end]
+        if load:
+            self.act[place] = outside.reshape(count, self.lanes)
+            self.bytes_read += len(outside)
+            self.loads.append(transfer)
+        else:
+            outside[:] = self.act[place].reshape(-1)
+            self.bytes_saved += len(outside)
+            self.saves.append(transfer)
+
+    def tensor(
+        self, address: int, height: int, width: int, words: int, *, write: bool = False
+    ) -> NDArray[np.uint8]:
         """A view of a tensor in the activation memory: [height, width, words * lanes]."""
-        place = self._place(address, height * width * words)
+        place = self._place(address, height * width * words, write=write)
         return self.act[place].reshape(height, width, words * self.lanes)
 
     def tensors(
-        self, address: int, images: int, height: int, width: int, words: int
+        self, address: int, images: int, height: int, width: int, words: int, *, write: bool = False
     ) -> NDArray[np.uint8]:
         """A view of a tensor of a batch: [images, height, width, words * lanes]."""
-        maps = self.tensor(address, images * height, width, words)
+        maps = self.tensor(address, images * height, width, words, write=write)
         return maps.reshape(images, height, width, words * self.lanes)
 
     def check_fields(self, fields: dict[str, int], *sizes: str) -> None:
@@ -181,7 +254,8 @@ class _Machine:
             self.images_begun += 1
         self.bytes_read += height * pitch
         image = data.reshape(height, pitch // 4, 4)[:, :width, :3]
-        out = self.tensor(fields["dst"], fields["out_h"], fields["out_w"], fields["out_words"])
+        size = fields["out_h"], fields["out_w"], fields["out_words"]
+        out = self.tensor(fields["dst"], *size, write=True)
         windows = _windows(image, fields).reshape(*out.shape[:2], -1)
         out[:, :, : windows.shape[2]] = windows
 
@@ -189,7 +263,7 @@ class _Machine:
         self.check_fields(fields, "in_words")
         words = fields["in_words"]
         source = self.tensor(fields["src"], fields["in_h"], fields["in_w"], words)
-        out = self.tensor(fields["dst"], fields["out_h"], fields["out_w"], words)
+        out = self.tensor(fields["dst"], fields["out_h"], fields["out_w"], words, write=True)
         assert not np.shares_memory(source, out), "POOL overwrites what it reads"
         out[:] = _windows(source, fields).max(axis=2)
 
@@ -206,6 +280,10 @@ class _Machine:
             bits = np.unpackbits(np.array(stream, "<u8").view(np.uint8), bitorder="little")
             self._signs[state, words] = 1 - 2 * bits.reshape(words, 64).astype(np.int8)
         return self._signs[state, words]
+
+
+def _overlap(a: range, b: range) -> bool:
+    return a.start < b.stop and b.start < a.stop
 
 
 def _windows(source: NDArray[np.uint8], fields: dict[str, int]) -> NDArray[np.uint8]:
@@ -289,7 +367,7 @@ class _Convolution:
             return
         source = machine.tensors(f["src"], f["images"], f["in_h"], f["in_w"], f["in_words"])
         size = f["images"], f["out_h"], f["out_w"], f["out_words"]
-        out = machine.tensors(f["dst"], *size)
+        out = machine.tensors(f["dst"], *size, write=True)
         assert not np.shares_memory(source, out), "CONV overwrites what it reads"
         if f["residual"] and f["res"] != f["dst"]:
             residual = machine.tensors(f["res"], *size)

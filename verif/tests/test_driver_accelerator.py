@@ -118,11 +118,14 @@ def make_program(**changes) -> Program:
         "predicted_cycles": 100,
         "predicted_bytes_read": 1,
         "predicted_bytes_written": 1,
+        "predicted_bytes_spilled": 0,
         "instructions": 4,
         "mask_bytes": 0,
         "affine_bytes": 0,
         "layers": [{"name": "unfold", "pcs": [64]}, {"name": "classifier", "pcs": [128]}],
         "trace": None,
+        "trace_order": None,
+        "scratch_bytes": 0,
         "memory": image,
     }
     return Program(**fields | changes)

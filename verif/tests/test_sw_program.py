@@ -44,11 +44,14 @@ PROGRAM = Program(
     predicted_cycles=20,
     predicted_bytes_read=30,
     predicted_bytes_written=40,
+    predicted_bytes_spilled=5,
     instructions=6,
     mask_bytes=0,
     affine_bytes=0,
     layers=[{"name": "a", "pcs": [64]}],
     trace=[{"name": "a", "iteration": 0, "image": 0, "images": 1, **SHAPE}],
+    trace_order=None,
+    scratch_bytes=128,
     memory=CODE,
 )
 

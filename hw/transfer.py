@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LOAD and SAVE: words between activation memory and external memory, beside the units' work.
+
+Both directions run at the same time, each in order. The units go first: a word is written or read
+only in a cycle in which no unit needs the port.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from hiddenfold.hw.actmem import READ_LATENCY
+from hiddenfold.hw.axi import COMMAND
+from hiddenfold.hw.fifo import ShortQueue
+
+#: Transfers of one kind that wait or run: what a fence can tell apart.
+DEPTH = 3
+
+
+def transfer_layout(act_addr_bits: int) -> data.StructLayout:
+    """Return the layout of a transfer: ``words`` from activation word ``word``, byte ``address``.
+
+    ``address`` has a bit more than a bus address, so that a sum that does not fit shows.
+    """
+    return data.StructLayout({"word": act_addr_bits, "words": act_addr_bits + 1, "address": 33})
+
+
+class Load(wiring.Component):
+    """Reads words from external memory and writes them to activation memory.
+
+    Parameters
+    ----------
+    lanes, bus_bits, act_addr_bits
+        Shape of activation words, bus and activation memory; ``8 * lanes >= bus_bits``.
+
+    Members
+    -------
+    i
+        Transfers; taken while fewer than ``DEPTH`` are unfinished.
+    unfinished
+        Transfers taken whose last word has not been written.
+    cmd, data
+        Port of the read channel.
+    w_en, w_addr, w_data, w_ready
+        Writes of whole words; one is made in a cycle with ``w_en`` and ``w_ready``.
+    """
+
+    def __init__(self, *, lanes: int, bus_bits: int, act_addr_bits: int):
+        self._beats = lanes * 8 // bus_bits
+        self._layout = transfer_layout(act_addr_bits)
+        super().__init__(
+            {
+                "i": In(stream.Signature(self._layout)),
+                "unfinished": Out(range(DEPTH + 1)),
+                "cmd": Out(stream.Signature(COMMAND)),
+                "data": In(stream.Signature(bus_bits)),
+                "w_en": Out(1),
+                "w_addr": Out(act_addr_bits),
+                "w_data": Out(lanes * 8),
+                "w_ready": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        # A transfer waits in both queues: its data may be asked for while those before arrive.
+        m.submodules.asking = asking = ShortQueue(shape=COMMAND, depth=DEPTH)
+        m.submodules.arriving = arriving = ShortQueue(shape=self._layout, depth=DEPTH)
+        connect(m, asking.o, flipped(self.cmd))
+        push, done = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(asking.i.ready & arriving.i.ready & (self.unfinished != DEPTH)),
+            push.eq(self.i.valid & self.i.ready),
+            asking.i.valid.eq(push),
+            asking.i.p.address.eq(self.i.p.address),
+            asking.i.p.beats.eq(self.i.p.words << exact_log2(self._beats)),
+            arriving.i.valid.eq(push),
+            arriving.i.payload.eq(self.i.payload),
+        ]
+        m.d.sync += self.unfinished.eq(self.unfinished + push - done)
+
+        # Beats of a word are shifted in from above; word number ``word`` of the transfer.
+        beat = Signal(range(self._beats))
+        word = Signal(len(self.i.p.words))
+        last_beat, last_word = Signal(), Signal()
+        write, take = Signal(), Signal()
+        bits = len(self.data.payload)
+        m.d.comb += [
+            last_beat.eq(beat == self._beats - 1),
+            last_word.eq(word == arriving.o.p.words - 1),
+            write.eq(self.w_en & self.w_ready),
+            self.data.ready.eq(~self.w_en | self.w_ready),
+            take.eq(self.data.valid & self.data.ready),
+            self.w_addr.eq(arriving.o.p.word + word),
+            done.eq(write & last_word),
+            arriving.o.ready.eq(done),
+        ]
+        with m.If(write):
+            m.d.sync += [self.w_en.eq(0), word.eq(Mux(last_word, 0, word + 1))]
+        with m.If(take):
+            m.d.sync += [
+                self.w_data.eq(Cat(self.w_data[bits:], self.data.payload)),
+                beat.eq(Mux(last_beat, 0, beat + 1)),
+                self.w_en.eq(last_beat),
+            ]
+        return m
+
+
+class Save(wiring.Component):
+    """Reads words from activation memory and writes them to external memory.
+
+    A word is read while the one before it is sent, which keeps a bus of up to a third of a word's
+    width busy.
+
+    Parameters
+    ----------
+    lanes, bus_bits, act_addr_bits
+        Shape of activation words, bus and activation memory; ``8 * lanes >= bus_bits``.
+
+    Members
+    -------
+    i
+        Transfers; taken while fewer than ``DEPTH`` are unfinished.
+    unfinished
+        Transfers taken of which the memory has not acknowledged every beat.
+    start, address, o, flush, idle
+        To a :class:`hiddenfold.hw.axi_write.WriteChannel`.
+    r_en, r_addr, r_ready, r_data
+        Reads; one is made in a cycle with ``r_en`` and ``r_ready``. Data come ``READ_LATENCY``
+        cycles later.
+    """
+
+    def __init__(self, *, lanes: int, bus_bits: int, act_addr_bits: int):
+        self._beats = lanes * 8 // bus_bits
+        self._layout = transfer_layout(act_addr_bits)
+        super().__init__(
+            {
+                "i": In(stream.Signature(self._layout)),
+                "unfinished": Out(range(DEPTH + 1)),
+                "start": Out(1),
+                "address": Out(33),
+                "o": Out(stream.Signature(bus_bits)),
+                "flush": Out(1),
+                "idle": In(1),
+                "r_en": Out(1),
+                "r_addr": Out(act_addr_bits),
+                "r_ready": In(1),
+                "r_data": In(lanes * 8),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.queue = queue = ShortQueue(shape=self._layout, depth=DEPTH)
+        push, done, read = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(queue.i.ready & (self.unfinished != DEPTH)),
+            push.eq(self.i.valid & self.i.ready),
+            queue.i.valid.eq(push),
+            queue.i.payload.eq(self.i.payload),
+            queue.o.ready.eq(done),
+            self.address.eq(queue.o.p.address),
+            read.eq(self.r_en & self.r_ready),
+        ]
+        m.d.sync += self.unfinished.eq(self.unfinished + push - done)
+
+        # A word on its way or landed, and the one that is being sent.
+        arriving = Signal(READ_LATENCY)
+        landed = Signal.like(self.r_data)
+        landed_full, sending = Signal(), Signal()
+        word = Signal.like(self.r_data)
+        beat = Signal(range(self._beats))
+        last_beat, free, move = Signal(), Signal(), Signal()
+        to_read = Signal(len(self.i.p.words))
+        bits = len(self.o.payload)
+        m.d.sync += arriving.eq(Cat(read, arriving))
+        m.d.comb += [
+            self.o.valid.eq(sending),
+            self.o.payload.eq(word),
+            last_beat.eq(sending & self.o.ready & (beat == self._beats - 1)),
+            free.eq(~sending | last_beat),
+            move.eq(landed_full & free),
+            self.r_en.eq((to_read != 0) & ~arriving.any() & (~landed_full | move)),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += [word.eq(word >> bits), beat.eq(beat + 1)]
+        with m.If(last_beat):
+            m.d.sync += [beat.eq(0), sending.eq(0)]
+        with m.If(move):
+            m.d.sync += [word.eq(landed), sending.eq(1), landed_full.eq(0)]
+        with m.If(arriving[-1]):
+            m.d.sync += [landed.eq(self.r_data), landed_full.eq(1)]
+        with m.If(read):
+            m.d.sync += [self.r_addr.eq(self.r_addr + 1), to_read.eq(to_read - 1)]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(queue.o.valid & self.idle):
+                    m.d.comb += self.start.eq(1)
+                    m.d.sync += [self.r_addr.eq(queue.o.p.word), to_read.eq(queue.o.p.words)]
+                    m.next = "SEND"
+            with m.State("SEND"):
+                with m.If((to_read == 0) & ~arriving.any() & ~landed_full & ~sending):
+                    m.next = "FLUSH"
+            with m.State("FLUSH"):
+                m.d.comb += self.flush.eq(1)
+                with m.If(self.idle):
+                    m.d.comb += done.eq(1)
+                    m.next = "IDLE"
+        return m
