@@ -210,6 +210,8 @@ class TrainConfig:
     `crop` is "padded" (the image, moved by up to `crop_padding` pixels) or "resized" (a part of
     random size and shape, for data sets of picture files). `quantize_from` is the epoch (from 0)
     with which activations of `model.act_bits` bits begin.
+    `teacher` is the directory of a run (of a network with trained weights, say) whose answers at
+    `temperature` are learned too; `distill` is their share of the loss.
     `eval_every` is in epochs; the last epoch is always evaluated. `held_out` is the share of the
     training images that are not trained on but evaluated, in place of the test images: for choices
     that the test images must not take part in.
@@ -233,6 +235,9 @@ class TrainConfig:
     quantize_from: int = 0
     eval_every: int = 1
     held_out: float = 0.0
+    teacher: str = ""
+    distill: float = 0.5
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -251,6 +256,9 @@ class TrainConfig:
         _range("train.quantize_from", self.quantize_from, 0, self.epochs - 1)
         _at_least("train.eval_every", self.eval_every, 1)
         _range("train.held_out", self.held_out, 0.0, 0.5)
+        _range("train.distill", self.distill, 0.0, 1.0)
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"Key 'train.temperature' must be above 0, not {self.temperature!r}")
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
 
     @property

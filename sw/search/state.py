@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks, synchronize
+from hiddenfold.sw.search.loss import Loss
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
@@ -57,6 +57,7 @@ class Search:
         if ranks.count > 1:
             synchronize(self.model)
         self.optimizer = make_optimizer(self.model, config.train)
+        self.loss = Loss(config.train)
         self.epoch = 0
         self.step = 0
         self.log: list[Row] = []
@@ -166,7 +167,7 @@ class Search:
     def train_batch(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; returns loss and right answers (see `_total`)."""
         logits = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
+        loss = self.loss(images, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.average_gradients(list(self.model.parameters()))

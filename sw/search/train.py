@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from hiddenfold.sw.search.config import SearchConfig
 from hiddenfold.sw.search.data import Split, hold_out, load_data
 from hiddenfold.sw.search.distributed import start
+from hiddenfold.sw.search.loss import Loss
 from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.memory import keep_freed_memory
-from hiddenfold.sw.search.run_directory import RunDirectory
+from hiddenfold.sw.search.nets import FoldedResNet
+from hiddenfold.sw.search.run_directory import RunDirectory, load_run
 from hiddenfold.sw.search.state import Row, Search
 from hiddenfold.sw.search.warm_start import warm_start
 
@@ -54,6 +58,8 @@ def train(
             data = hold_out(data[0], config.train.held_out)
     training, test = (split.to(device) for split in data)
     search = Search(config, device, ranks)
+    if config.train.teacher:
+        search.loss = Loss(config.train, _teacher(config, search.device))
     if resume:
         search.load(run.checkpoint)
     elif start_from is not None:
@@ -77,3 +83,14 @@ def _deadline(minutes: float | None) -> Callable[[], bool]:
     """Whether `minutes` have passed since this call; never, for None."""
     end = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     return lambda: time.monotonic() >= end
+
+
+def _teacher(config: SearchConfig, device: torch.device) -> FoldedResNet:
+    """The network of the run `train.teacher`."""
+    found, network, _ = load_run(config.train.teacher)
+    if found.model.classes != config.model.classes:
+        raise ValueError(
+            f"{config.train.teacher}: key 'model.classes' of a teacher must be "
+            f"{config.model.classes}, not {found.model.classes}"
+        )
+    return network.to(device)

@@ -163,6 +163,7 @@ def _set_batch_norms(
     for handle in handles:
         handle.remove()
     for norm, moments in measured.items():
+        assert norm.running_mean is not None and norm.running_var is not None
         mean, variance = moments.result()
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)

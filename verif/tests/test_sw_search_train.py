@@ -11,6 +11,7 @@ from hiddenfold.sw.search import data
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import export_run
+from hiddenfold.sw.search.loss import Loss
 from hiddenfold.sw.search.measure import refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer
@@ -209,3 +210,48 @@ def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
     variances = [part.var((0, 2, 3)) for part in values.split(4)]
     assert torch.allclose(norm.running_var, (variances[0] + variances[1]) / 2)
     assert norm.momentum == 0.3 and not model.training
+
+
+def test_distillation(tmp_path: Path) -> None:
+    """The loss by hand, and a student that learns a teacher's answers without labels."""
+    settings = TrainConfig(
+        phases=tiny_config().train.phases, label_smoothing=0.0, distill=0.25, temperature=2.0
+    )
+    generator = torch.Generator().manual_seed(1)
+    logits, answers = torch.randn(2, 6, 10, generator=generator)
+    labels = torch.randint(0, 10, (6,), generator=generator)
+    seen = []
+
+    class Teacher(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append((images, self.training, torch.is_grad_enabled()))
+            return answers
+
+    images = torch.zeros(1)
+    p, q = (answers / 2.0).softmax(1), (logits / 2.0).softmax(1)
+    apart = (p * (p / q).log()).sum(1).mean()
+    hard = torch.nn.functional.cross_entropy(logits, labels)
+    expected = 0.75 * hard + 0.25 * 4.0 * apart
+    assert torch.allclose(Loss(settings, Teacher())(images, logits, labels), expected)
+    assert seen == [(images, False, False)]
+    assert torch.allclose(Loss(settings)(images, logits, labels), hard)
+
+    split = synthetic(256, 1), synthetic(100, 2)
+    train(tiny_config(), "", tmp_path / "teacher", data=split)
+    wrong = Split(split[0].images, 1 - split[0].labels), split[1]
+    config = tiny_config(teacher=str(tmp_path / "teacher"), distill=1.0)
+    assert train(config, "", tmp_path / "student", data=wrong)["top1"] > 90.0
+
+
+def test_teacher_must_fit(tmp_path: Path) -> None:
+    split = synthetic(64, 1), synthetic(20, 2)
+    config = tiny_config(teacher=str(tmp_path / "none"))
+    message = f"{tmp_path / 'none'} is not a run directory: it has no config.json"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(config, "", tmp_path / "run", data=split)
+    for key, value, text in (
+        ("distill", 1.5, "must be 0 to 1, not 1.5"),
+        ("temperature", 0.0, "must be above 0, not 0.0"),
+    ):
+        with pytest.raises(ValueError, match=f"^Key 'train.{key}' {re.escape(text)}$"):
+            tiny_config(**{key: value})
