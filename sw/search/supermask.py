@@ -38,16 +38,19 @@ def top_k_mask(importance: Tensor, top_k: float) -> Tensor:
     flat = importance.detach().reshape(-1)
     keep = kept_weights(flat.numel(), top_k)
     threshold = _threshold(flat, keep)
+    if flat.device.type != "cpu":
+        return _from_threshold(flat, threshold, keep).reshape(importance.shape)
     mask = flat >= threshold
-    if flat.device.type == "cpu":
-        if surplus := int(mask.sum()) - keep:
-            ties = (flat == threshold).nonzero().reshape(-1)
-            mask[ties[len(ties) - surplus :]] = False
-    else:
-        # The same without a number that the CPU would have to wait for.
-        ties = flat == threshold
-        mask &= ~ties | (ties.cumsum(0) <= keep - (mask.sum() - ties.sum()))
+    if surplus := int(mask.sum()) - keep:
+        ties = (flat == threshold).nonzero().reshape(-1)
+        mask[ties[len(ties) - surplus :]] = False
     return mask.reshape(importance.shape)
+
+
+def _from_threshold(flat: Tensor, threshold: Tensor, keep: int) -> Tensor:
+    """The mask of `top_k_mask`, on a device without a number that the CPU would wait for."""
+    above, ties = flat > threshold, flat == threshold
+    return above | (ties & (ties.cumsum(0) <= keep - above.sum()))
 
 
 # Values of the sample that brackets the threshold, and half the width of the bracket in ranks of

@@ -12,7 +12,12 @@ from hiddenfold.sw import signs
 from hiddenfold.sw.frozen import pattern, word_stride
 from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig, load_config
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, macs
-from hiddenfold.sw.search.supermask import MaskedConv2d, kept_weights, top_k_mask
+from hiddenfold.sw.search.supermask import (
+    MaskedConv2d,
+    _from_threshold,
+    kept_weights,
+    top_k_mask,
+)
 from hiddenfold.sw.shapes import WeightShape
 
 
@@ -60,8 +65,11 @@ def test_top_k_of_many_values_is_exact(order: str, top_k: float) -> None:
     mask = top_k_mask(values, top_k)
     ordered = values.sort(descending=True, stable=True).indices
     expected = torch.zeros(count, dtype=torch.bool)
-    expected[ordered[: kept_weights(count, top_k)]] = True
+    keep = kept_weights(count, top_k)
+    expected[ordered[:keep]] = True
     assert torch.equal(mask, expected)
+    # As it is done on a GPU.
+    assert torch.equal(_from_threshold(values, values[ordered[keep - 1]], keep), expected)
 
 
 def test_ties_go_to_the_first_weights() -> None:
