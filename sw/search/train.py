@@ -40,8 +40,9 @@ def train(
     was never interrupted (on the same machine); without it, a directory that already holds a
     checkpoint is refused. A new run starts from the model or run `start_from`, when one is given
     (see `warm_start`). After `minutes` the search stops, within an epoch if need be, with a
-    checkpoint. `data` (training and test split) replaces the data of `data_dir`. Under `torchrun`
-    the processes share every batch, and the first one writes the run.
+    checkpoint, but not before its first step. `data` (training and test split) replaces the data
+    of `data_dir`. Under `torchrun` the processes share every batch, and the first one writes the
+    run.
     """
     stop = _deadline(minutes)
     if resume and start_from is not None:
@@ -69,12 +70,14 @@ def train(
     writes = ranks.rank == 0
     if writes:
         run.open(config)
-    while search.epoch < config.train.epochs and not ranks.agreed(stop(), search.device):
+    stopped = False
+    while search.epoch < config.train.epochs and not stopped:
         row = search.run_epoch(training, test, stop)
         if writes:
             run.write(search)
             if row is not None:
                 run.chart(row)
+        stopped = row is None or ranks.agreed(stop(), search.device)
     run.close()
     return dict(search.log[-1]) if search.log else {}
 

@@ -121,9 +121,9 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     train(config, "", tmp_path / "whole", data=split)
 
     # Stop in the middle of the third epoch, and later, after a crash, between two epochs.
-    answers = iter([False] * 7 + [True])
+    answers = iter([False] * 6 + [True])
     with pytest.MonkeyPatch.context() as patch:
-        # Asked before every epoch and between its three steps.
+        # Asked after each of the three steps of an epoch.
         patch.setattr("hiddenfold.sw.search.train._deadline", lambda _: lambda: next(answers, True))
         row = train(config, "", tmp_path / "parts", data=split, minutes=1.0)
     assert row["epoch"] == 2
