@@ -21,11 +21,16 @@ from hiddenfold.sw.shapes import Execution
 
 __all__ = ["Forecast", "forecast", "unrolled"]
 
-#: Cycles of a transfer besides its beats and the latency of the memory.
-TRANSFER = 12
+#: Cycles of a LOAD and of a SAVE besides their beats and the latency of the memory.
+LOAD = 12
+SAVE = 25
+#: Beats of loads that may be on their way; what is asked for after them waits for them.
+LOAD_FIFO = 128
 #: Cycles of a burst of a SAVE besides its beats.
-SAVE_BURST = 2
-_SAVE_BEATS = 16
+SAVE_BURST = 3
+_SAVE_BEATS = 32
+#: Cycles between the words that a SAVE reads.
+SAVE_WORD = 3
 
 
 @dataclass
@@ -75,16 +80,18 @@ def forecast(
         for name, engine in (("fence_loads", loads), ("fence_saves", saves)):
             result.cycles = max(result.cycles, engine.wait(action.fences.get(name, 0)))
         size = action.count * target.lanes
-        cycles = cost.EMPTY
+        behind = loads.queue(result.cycles)
+        cycles = cost.EMPTY + behind
         if action.opcode == Opcode.LOAD:
-            loads.begin(result.cycles, cost.MEMORY_LATENCY + TRANSFER + action.count * beats)
+            loads.begin(result.cycles, cost.MEMORY_LATENCY + LOAD + action.count * beats)
             result.loaded += size
         elif action.opcode == Opcode.SAVE:
             bursts = -(-action.count * beats // _SAVE_BEATS)
-            saves.begin(result.cycles, TRANSFER + action.count * beats + bursts * SAVE_BURST)
+            sent = action.count * max(beats, SAVE_WORD) + bursts * SAVE_BURST
+            saves.begin(result.cycles, SAVE + sent)
             result.saved += size
         elif action.opcode == Opcode.STORE:
-            cycles = cost.store_cycles(action.count, target)
+            cycles = max(cycles, cost.store_cycles(action.count, target))
             result.bytes_written += size
         elif action.opcode == Opcode.END:
             result.cycles = max(result.cycles, loads.wait(1), saves.wait(1))
@@ -92,7 +99,8 @@ def forecast(
             execution, images = action.node.execution, len(action.images)
             supply = MaskSupply(stored(execution), execution.name in cached, iteration > 0)
             estimate = cost.execution_cost(action.node, target, images, supply, action.stripe)
-            cycles = estimate.cycles
+            waits = behind if action.opcode != Opcode.POOL else 0
+            cycles = max(cycles, estimate.cycles + waits)
             moved = estimate.mask_bytes + estimate.affine_bytes + estimate.image_bytes
             loads.delay(result.cycles, cycles, moved * 8 // target.bus_bits)
             result.bytes_read += moved
@@ -123,6 +131,11 @@ class _Engine:
     def wait(self, count: int) -> int:
         """When fewer than `count` transfers are unfinished; 0 waits for nothing."""
         return self._ends[-count] if 0 < count <= len(self._ends) else 0
+
+    def queue(self, now: int) -> int:
+        """Cycles that another read takes longer because beats that were asked for come first."""
+        left = self._ends[-1] - now if self._ends else 0
+        return max(0, min(LOAD_FIFO, left) - cost.MEMORY_LATENCY)
 
     def delay(self, now: int, cycles: int, beats: int) -> None:
         """An instruction takes `beats` of the bus from transfers that run beside it."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predictions of the compiler against the counters of the generated accelerator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,21 @@ CYCLE_ERROR = 3
 def accelerator():
     with Accelerator.open("rtl:sim-tiny") as opened:
         yield opened
+
+
+@pytest.mark.parametrize("seed", (2, 18, 24, 36, 53))
+def test_spilled_bytes_are_exact_and_cycles_are_close(accelerator, seed):
+    limits = Limits.of(replace(TARGET, act_bank_words=1 << 14), max_macs=400_000)
+    model = random_model(seed, limits)
+    program = compile_model(model, TARGET, act_words=256)
+    assert program.predicted_bytes_spilled
+    images = np.stack([random_image(np.random.default_rng(seed), *model.image)] * 2)
+    accelerator.load(program)
+    result = accelerator.run(images)
+    assert result.bytes_read == 2 * program.predicted_bytes_read
+    assert result.bytes_written == 2 * program.predicted_bytes_written
+    error = abs(result.cycles - 2 * program.predicted_cycles)
+    assert error * 100 < result.cycles * CYCLE_ERROR
 
 
 @pytest.mark.parametrize("trace", (False, True), ids=("logits", "trace"))

@@ -197,6 +197,62 @@ def test_bus_errors(accelerator, program, images, golden, answer):
     assert_good(accelerator, program, images, golden)
 
 
+@pytest.mark.parametrize("act_words", [32, 64])
+@pytest.mark.parametrize("stall", [0.0, 0.7])
+def test_spilled_tensors(accelerator, images, golden, act_words, stall):
+    """Exact beside a slow memory, and just the bytes that were predicted."""
+    accelerator.device.configure(stall=stall, seed=act_words)
+    for trace in (True, False):
+        program = compile_model(MODEL, TARGET, trace=trace, act_words=act_words)
+        assert program.predicted_bytes_spilled
+        result = Comparison()
+        compare_run(accelerator, program, images, golden, result)
+        assert result.mismatches == 0, result.first
+        run = accelerator.run(images)
+        assert run.bytes_read == program.predicted_bytes_read * len(images)
+        assert run.bytes_written == program.predicted_bytes_written * len(images)
+
+
+def test_transfers_that_make_no_sense(accelerator, program, images, golden):
+    spilled = compile_model(MODEL, TARGET, act_words=64)
+    last = TARGET.act_words - 1
+    for opcode, place in ((Opcode.LOAD, "dst"), (Opcode.SAVE, "src")):
+        at = offset_of(spilled, opcode)
+        good = decode(spilled.memory[at : at + BYTES])
+        del good["opcode"], good["signature"]
+        for error, changes in (
+            (Error.FIELD, {"count": 0}),
+            (Error.FIELD, {"offset": good["offset"] + 8}),
+            (Error.WINDOW, {"offset": spilled.scratch_bytes}),
+            (Error.WINDOW, {"offset": (1 << 32) - TARGET.lanes}),
+            (Error.WINDOW, {place: last, "count": 2}),
+        ):
+            memory = bytearray(spilled.memory)
+            memory[at : at + BYTES] = encode(opcode, **good | changes)
+            accelerator.load(replace(spilled, memory=bytes(memory)))
+            with pytest.raises(AcceleratorError) as raised:
+                accelerator.run(images)
+            assert (raised.value.code, raised.value.pc) == (error, at), changes
+    assert_good(accelerator, program, images, golden)
+
+
+def test_bus_errors_of_transfers(accelerator, program, images, golden):
+    spilled = compile_model(MODEL, TARGET, act_words=64)
+    accelerator.load(spilled)
+    accelerator.run(images)
+    start = accelerator.device.read32(regmap.REGISTERS["SCRATCH"].offset)
+    for error, kinds in (
+        (Error.BUS_READ, {"writes": False}),
+        (Error.BUS_WRITE, {"reads": False}),
+    ):
+        accelerator.device.add_fault(start, spilled.scratch_bytes, "SLVERR", **kinds)
+        with pytest.raises(AcceleratorError) as raised:
+            accelerator.run(images)
+        assert raised.value.code == error
+        accelerator.device.clear_faults()
+    assert_good(accelerator, program, images, golden)
+
+
 def test_watchdog(accelerator, program, images, golden):
     accelerator.load(program)
     with pytest.raises(AcceleratorError, match=r"WATCHDOG \(8\)") as caught:
