@@ -45,10 +45,10 @@ def compile_model(
     CompileError
         When the target cannot run the model. The text names the operation and what would help.
     ValueError
-        When the model is not legal.
+        When the model or the batch is not legal.
     """
     if not 1 <= batch <= MAX_BATCH:
-        raise CompileError(f"Batch must be in 1..{MAX_BATCH} images, not {batch}")
+        raise ValueError(f"Batch must be in 1..{MAX_BATCH} images, not {batch}")
     model.validate()
     graph = build(model, target.lanes)
     limits.check(model, graph, target)

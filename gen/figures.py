@@ -11,7 +11,7 @@ from typing import Any
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Conv, Loop, MaxPool, Model, Unfold
 
-__all__ = ["Bar", "Block", "Point", "Roofline", "Stage", "memory_bars", "roofline", "stages"]
+__all__ = ["Bar", "Block", "Point", "Roofline", "Stage", "memory_bars", "roofline", "si", "stages"]
 
 
 @dataclass(kw_only=True)
@@ -210,6 +210,15 @@ def roofline(executions: Sequence[Mapping[str, Any]], target: Target) -> Rooflin
         y_ticks=[(round(y_of(10.0**n), 1), _power(n)) for n in range(y_low, y_high + 1)],
         peak=round(y_of(peak), 1),
     )
+
+
+def si(value: float) -> str:
+    """A count for people: 1234567 becomes 1.23 M."""
+    for unit in ("", " k", " M"):
+        if abs(value) < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} G"
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:

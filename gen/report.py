@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.gen.figures import Roofline, Stage, memory_bars, roofline, stages
+from hiddenfold.gen.figures import Roofline, Stage, memory_bars, roofline, si, stages
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.program import Program
@@ -107,7 +107,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=_size, si=_si)
+    environment.filters.update(size=_size, si=si)
     summary = model.summary()
     layers = _layers(program.layers)
     cycles = [sample.cycles for sample in samples if sample.cycles]
@@ -172,12 +172,3 @@ def _size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
-
-
-def _si(value: float) -> str:
-    """A count for people: 1234567 becomes 1.23 M."""
-    for unit in ("", "k", "M"):
-        if abs(value) < 1000:
-            return f"{value:.0f}" if not unit else f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} G"

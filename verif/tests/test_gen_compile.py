@@ -274,7 +274,8 @@ def plain(**changes):
 
 @pytest.mark.parametrize("batch", (0, 256))
 def test_refuses_a_batch(batch):
-    assert refusal(plain(), batch=batch) == f"Batch must be in 1..255 images, not {batch}"
+    with pytest.raises(ValueError, match=rf"^Batch must be in 1\.\.255 images, not {batch}$"):
+        compile_model(plain(), TINY, batch=batch)
 
 
 def test_refuses_a_batch_that_does_not_fit():
