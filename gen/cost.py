@@ -37,10 +37,12 @@ DRAIN_TURN = 8
 #: Cycles in which the place of a kernel tap in a pixel tile is computed.
 RECTANGLE = 5
 #: Cycles of CONV, IMAGE, POOL and STORE besides their pixels or words, latency aside.
-CONV = 26
+CONV = 36
 IMAGE = 27
 POOL = 15
 STORE = 6
+#: Cycles of the read of an image's row besides its beats.
+ROW_READ = 3.5
 #: Cycles of a word in STORE besides its beats.
 STORE_WORD = 3
 
@@ -88,9 +90,9 @@ def execution_cost(
         elif supply.repeated:
             mask_bytes = 0
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
-        cycles = (
-            MEMORY_LATENCY + CONV + _conv_cycles(plan, target, logits, mask_bytes, supply.cached)
-        )
+        cycles = CONV + _conv_cycles(plan, target, logits, mask_bytes, supply.cached)
+        # Masks from the cache come at once.
+        cycles += MEMORY_LATENCY if mask_bytes else 0
         return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
     kernel = execution.op.kernel
     if isinstance(execution.op, Unfold):
@@ -165,11 +167,17 @@ def _accumulate(plan: ConvPlan, tile: PixelTile, supply: int) -> int:
 
 
 def _image_cycles(execution: Execution, stripe: Stripe, target: Target, kernel: int) -> int:
-    """The image is scanned with its padding; an output pixel takes a cycle for each word."""
+    """The image is scanned with its padding; an output pixel takes a cycle for each word.
+
+    Each row is a read of its own, which takes longer only where rows are a few pixels.
+    """
+    width = execution.in_shape.width
     edge = kernel // 2
     words = -(-execution.out_shape.channels // target.lanes)
     made = stripe.rows * execution.out_shape.width * (words - 1)
-    return (stripe.in_rows + edge) * (execution.in_shape.width + edge) + made
+    beats = image_pitch(width) * 8 // target.bus_bits
+    read = round(stripe.in_rows * (beats + ROW_READ))
+    return max((stripe.in_rows + edge) * (width + edge) + made, read)
 
 
 def _pool_cycles(result: Shape, rows: int, target: Target, kernel: int) -> int:
