@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rough size of a target on an FPGA, without synthesis.
 
-Block RAMs follow from the shapes of the memories. LUTs are a sum over the parts whose size grows
-with the array's; the factors are fitted to what Yosys reports (`hiddenfold synth`). Use them to
-compare targets, and `hiddenfold synth` to know.
+Block RAMs follow from the shapes of the memories. LUTs are a sum over the parts: those of the array
+are Yosys' for 32 x 64 x 8 (docs/decisions.md), the rest is Yosys' for `peer-64` shared out among
+rows, lanes and what does not grow, and taken as 0.7 LUT6 for a LUT4. Good for comparing targets;
+what a target really takes, `hiddenfold synth` says.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ _SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 #: Depth of the FIFO of the mask stream, the only one in block RAM.
 _MASK_FIFO = 256
 
-#: LUTs of a bit plane's lane in a row, of a row, of a lane, and of the rest, by kind of LUT.
-_LUT4 = (2.4, 300, 40, 7000)
-_LUT6 = (1.8, 220, 30, 5000)
+#: LUT4 and LUT6 of a bit plane of a lane in a row: rows of vendor cells, and portable ones.
+_MAPPED = (1.41, 0.84)
+_PORTABLE = (3.34, 1.8)
+#: LUT4 of a row besides its lanes, of a lane besides its rows, and of the rest.
+_ROW, _LANE, _REST = 350, 150, 13_400
+_LUT6_SHARE = 0.7
 
 
 def luts(target: Target) -> int:
     """LUT4 of a target for ECP5 or for simulation, LUT6 of one for a Xilinx family."""
-    cell, row, lane, rest = _LUT6 if target.family in ("xc7", "xcup") else _LUT4
-    cells = target.rows * target.lanes * target.planes
-    return round(cell * cells + row * target.rows + lane * target.lanes + rest)
+    xilinx = target.family in ("xc7", "xcup")
+    # Only for eight planes there are rows of vendor cells.
+    cell = (_MAPPED if target.planes == 8 and target.family != "xcup" else _PORTABLE)[xilinx]
+    array = cell * target.rows * target.lanes * target.planes
+    others = _ROW * target.rows + _LANE * target.lanes + _REST
+    return round(array + others * (_LUT6_SHARE if xilinx else 1))
 
 
 def block_rams(target: Target) -> int:
@@ -40,6 +47,7 @@ def block_rams(target: Target) -> int:
         + 2 * _memory(sums, target.psum_depth)
         + _memory(target.bus_bits, _MASK_FIFO)
         + _memory(lines, target.image_width)
+        + _memory(target.mask_bits, target.mask_cache * 8 // target.mask_bits)
     )
 
 

@@ -107,7 +107,7 @@ def test_plot():
 def test_sizes_grow_with_the_target():
     for key, value in (("rows", 16), ("lanes", 64), ("planes", 8)):
         assert luts(replace(TINY, **{key: value})) > luts(TINY)
-    for key, value in (("act_bank_words", 4096), ("psum_depth", 1024), ("lanes", 64)):
+    for key, value in (("act_bank_words", 4096), ("psum_depth", 1024), ("mask_cache", 65536)):
         assert block_rams(replace(TINY, **{key: value})) > block_rams(TINY)
 
 
