@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requantization of a pixel's accumulators to activations (docs/spec.md section 4.3)."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-#: Width to which the shifted product is saturated: any more is clamped by the output anyway,
-#: because the residual term is below 2^24 and the bias below 2^23 in magnitude.
+#: Width of the shifted product. One that is wider becomes one of the same sign and of at least half
+#: the largest magnitude, 2^25: the output is clamped anyway, for the residual term is below 2^24
+#: and the bias below 2^23 in magnitude.
 SHIFTED_BITS = 27
 
 
@@ -29,36 +30,29 @@ class RequantizeChannel(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        top = (1 << SHIFTED_BITS - 1) - 1
         # Cycle 0: products.
         product = Signal(signed(len(self.acc) + 16), reset_less=True)
         skip = Signal(24, reset_less=True)
         m.d.sync += [product.eq(self.acc * self.multiplier), skip.eq(self.res * self.residual)]
         # Cycle 1: shift and saturate; residual plus bias.
-        scaled = Signal.like(product)
+        scaled = product
+        for bit in (4, 3, 2):
+            scaled = Mux(self.shift[bit], scaled >> (1 << bit), scaled)
+        sign = product[-1]
+        low, high = scaled[: SHIFTED_BITS - 1], scaled[SHIFTED_BITS - 1 :]
         shifted = Signal(signed(SHIFTED_BITS), reset_less=True)
         offset = Signal(signed(26), reset_less=True)
-        with m.Switch(self.shift[2:]):
-            for step in range(8):
-                with m.Case(step):
-                    m.d.comb += scaled.eq(product >> 4 * step)
-        with m.If(scaled > top):
-            m.d.sync += shifted.eq(top)
-        with m.Elif(scaled < -top):
-            m.d.sync += shifted.eq(-top)
-        with m.Else():
-            m.d.sync += shifted.eq(scaled)
-        m.d.sync += offset.eq(skip + self.bias)
+        m.d.sync += [shifted.eq(Cat(low, sign)), offset.eq(skip + self.bias)]
+        with m.If(high != sign.replicate(len(high))):
+            m.d.sync += shifted[-2].eq(~sign)
         # Cycle 2: sum without its 8 fraction bits.
         value = Signal(signed(20), reset_less=True)
         m.d.sync += value.eq((shifted + offset) >> 8)
-        # Cycle 3: clamp.
-        with m.If(value < 0):
-            m.d.sync += self.y.eq(0)
-        with m.Elif(value > self.limit):
-            m.d.sync += self.y.eq(self.limit)
-        with m.Else():
-            m.d.sync += self.y.eq(value)
+        # Cycle 3: clamp; the limit is all ones from bit 0 to its highest.
+        above = (value[8:-1] != 0) | ((value[:8] & ~self.limit) != 0)
+        y = Signal(8, reset_less=True)
+        m.d.sync += y.eq((value[:8] | above.replicate(8)) & self.limit & ~value[-1].replicate(8))
+        m.d.comb += self.y.eq(y)
         return m
 
 
