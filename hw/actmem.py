@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activation memory: banks of block RAM with one read and one write port each."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -62,19 +65,12 @@ class ActivationMemory(wiring.Component):
         )
         m.d.comb += self.b_ready.eq(~(self.a_en & (a_bank == b_bank)))
         a_select, b_select = (
-            [
-                Signal(range(self._banks), name=f"{reader}_select{i}", reset_less=True)
-                for i in range(READ_LATENCY)
-            ]
-            for reader in "ab"
+            Signal(range(self._banks), name=f"{reader}_select", reset_less=True) for reader in "ab"
         )
-        m.d.sync += [
-            a_select[0].eq(a_bank),
-            a_select[1].eq(a_select[0]),
-            b_select[0].eq(b_bank),
-            b_select[1].eq(b_select[0]),
-        ]
-        words = []
+        m.d.sync += [a_select.eq(a_bank), b_select.eq(b_bank)]
+        # Each reader has its own register behind each bank. Those of the banks that it does not
+        # read are cleared, so that an OR makes its word.
+        words = {"a": [], "b": []}
         for k in range(self._banks):
             bank = memory.Memory(
                 shape=len(self.a_data),
@@ -86,7 +82,6 @@ class ActivationMemory(wiring.Component):
             write = bank.write_port(granularity=self._segment_bits)
             read = bank.read_port()
             a_here = self.a_en & (a_bank == k)
-            word = Signal(len(self.a_data), name=f"word{k}", reset_less=True)
             read_valid = Signal(name=f"read_valid{k}", reset_less=True)
             m.d.comb += [
                 write.addr.eq(self.w_addr[:offset_bits]),
@@ -98,12 +93,15 @@ class ActivationMemory(wiring.Component):
             with m.If(a_here):
                 m.d.comb += read.addr.eq(self.a_addr[:offset_bits])
             m.d.sync += read_valid.eq(read.en)
-            with m.If(read_valid):
-                m.d.sync += word.eq(read.data)
-            words.append(word)
-        for output, select in ((self.a_data, a_select[1]), (self.b_data, b_select[1])):
-            with m.Switch(select):
-                for k, word in enumerate(words):
-                    with m.Case(k):
-                        m.d.comb += output.eq(word)
+            for reader, select in (("a", a_select), ("b", b_select)):
+                word = Signal(len(self.a_data), name=f"{reader}_word{k}", reset_less=True)
+                with m.If(select != k):
+                    m.d.sync += word.eq(0)
+                with m.Elif(read_valid):
+                    m.d.sync += word.eq(read.data)
+                words[reader].append(word)
+        m.d.comb += [
+            self.a_data.eq(reduce(or_, words["a"])),
+            self.b_data.eq(reduce(or_, words["b"])),
+        ]
         return m
