@@ -30,6 +30,11 @@ FETCH = 23
 EMPTY = MEMORY_LATENCY + FETCH
 #: Cycles of a run besides its instructions.
 RUN = 8
+#: Cycles from the command for a layer's masks to the first of them at the array, latency included.
+#: They are saved when the masks are read ahead or come from the mask cache.
+MASKS_COME = MEMORY_LATENCY + 13
+#: Cycles from the end of an instruction to the first mask that the next one needs, if it is here.
+DISPATCH = 12
 #: Beats of masks that are read before they are needed.
 MASK_FIFO = 256
 #: Cycles from the last pixel of a pixel tile to the first of its drain, and between two drains.
@@ -37,7 +42,7 @@ DRAIN_TURN = 8
 #: Cycles in which the place of a kernel tap in a pixel tile is computed.
 RECTANGLE = 5
 #: Cycles of CONV, IMAGE, POOL and STORE besides their pixels or words, latency aside.
-CONV = 36
+CONV = 25
 IMAGE = 27
 POOL = 15
 STORE = 6
@@ -48,23 +53,35 @@ STORE_WORD = 3
 
 
 class Estimate(NamedTuple):
-    """What one execution of an operation takes."""
+    """What one execution of an operation takes.
+
+    In the last `tail` cycles masks of the next instruction may be read.
+    """
 
     cycles: int
     mask_bytes: int = 0
     affine_bytes: int = 0
     image_bytes: int = 0
+    tail: int = 0
+
+    @property
+    def lead(self) -> int:
+        """Cycles that a CONV which follows need not wait for its first masks."""
+        # It must have been fetched, too.
+        return max(0, min(MASKS_COME, self.tail + DISPATCH, self.cycles - EMPTY + DISPATCH))
 
 
 class MaskSupply(NamedTuple):
     """How a layer's masks come: `stored` of 8 bits are in the program; it uses the mask cache.
 
-    `repeated` in the second and later iterations of a loop, which find them there.
+    `repeated` in the second and later iterations of a loop, which find them there. `lead` is that
+    of the instruction before.
     """
 
     stored: int = 8
     cached: bool = False
     repeated: bool = False
+    lead: int = 0
 
 
 def execution_cost(
@@ -80,7 +97,7 @@ def execution_cost(
     result = map_shape(execution)
     stripe = stripe or Stripe(0, result.height, 0, execution.in_shape.height, 0)
     if node.copy:
-        return Estimate(images * _pool_cycles(result, stripe.rows, target, 1))
+        return _other(images * _pool_cycles(result, stripe.rows, target, 1))
     if execution.weight_shape is not None:
         plan = ConvPlan.make(execution, target, images, stripe)
         logits = isinstance(execution.op, Classifier)
@@ -90,16 +107,20 @@ def execution_cost(
         elif supply.repeated:
             mask_bytes = 0
         affine_bytes = 0 if logits else 8 * (2 + plan.blocks * target.rows)
-        cycles = CONV + _conv_cycles(plan, target, logits, mask_bytes, supply.cached)
-        # Masks from the cache come at once.
-        cycles += MEMORY_LATENCY if mask_bytes else 0
-        return Estimate(_at_least_a_fetch(cycles), mask_bytes, affine_bytes)
+        cycles, tail = _conv_cycles(plan, target, logits, mask_bytes, supply)
+        cycles = _at_least_a_fetch(MEMORY_LATENCY + CONV + cycles)
+        return Estimate(cycles, mask_bytes, affine_bytes, tail=tail)
     kernel = execution.op.kernel
     if isinstance(execution.op, Unfold):
         cycles = MEMORY_LATENCY + IMAGE + _image_cycles(execution, stripe, target, kernel)
         moved = images * stripe.in_rows * image_pitch(execution.in_shape.width)
         return Estimate(images * _at_least_a_fetch(cycles), image_bytes=moved)
-    return Estimate(images * _pool_cycles(result, stripe.rows, target, kernel))
+    return _other(images * _pool_cycles(result, stripe.rows, target, kernel))
+
+
+def _other(cycles: int) -> Estimate:
+    """An operation that reads nothing."""
+    return Estimate(cycles, tail=cycles)
 
 
 def store_cycles(words: int, target: Target) -> int:
@@ -124,22 +145,26 @@ def _tile_count(plan: ConvPlan) -> int:
 
 
 def _conv_cycles(
-    plan: ConvPlan, target: Target, logits: bool, mask_bytes: int, cached: bool
-) -> int:
-    """Two banks of partial sums: one accumulates while the other is drained."""
-    supply = target.rows // target.load_rows
-    tiles = [(tile, _accumulate(plan, tile, supply)) for tile in plan.tiles]
+    plan: ConvPlan, target: Target, logits: bool, mask_bytes: int, supply: MaskSupply
+) -> tuple[int, int]:
+    """Cycles from the first mask on when it is not read ahead, and those after the last mask.
+
+    There are two banks of partial sums: one accumulates while the other is drained.
+    """
+    load = target.rows // target.load_rows
+    tiles = [(tile, _accumulate(plan, tile, load)) for tile in plan.tiles]
     # A block's masks and constants come over one bus.
     constants = 0 if logits else 64 * target.rows // target.bus_bits
     masks = 8 * mask_bytes // (plan.blocks * target.bus_bits)
     busy = sum(cycles for _, cycles in tiles)
     bus_stall = max(0, masks + constants - busy)
-    if cached:
+    if supply.cached:
         # All that a block needs is read during its first pixel tile, and some of it before.
         bus_stall = max(bus_stall, masks + constants - tiles[0][1] - MASK_FIFO)
-    summed = constants + supply  # when the array is free
-    free = [0, 0]  # when each bank is
-    drained = 0
+    lead = MASKS_COME if supply.cached and supply.repeated else supply.lead
+    summed = load - lead if lead else constants + load  # when the array is free
+    free = [summed, summed]  # when each bank is
+    drained = constants
     bank = 0
     for _ in range(plan.blocks):
         summed += bus_stall
@@ -153,7 +178,8 @@ def _conv_cycles(
                 drained += (tile.images - 1) * DRAIN_TURN
             free[bank] = drained
             bank ^= 1
-    return drained
+    last = tiling.rectangles(plan.shape, tile.first_row, tile.rows)[-1]
+    return drained, drained - summed + plan.passes * tile.images * last.pixels
 
 
 def _accumulate(plan: ConvPlan, tile: PixelTile, supply: int) -> int:

@@ -74,6 +74,7 @@ def forecast(
     result = Forecast(cycles=cost.RUN)
     loads, saves = _Engine(), _Engine()
     beats = 8 * target.lanes // target.bus_bits
+    lead = 0
     for iteration, action in unrolled(actions):
         start = result.cycles
         result.bytes_read += isa.BYTES
@@ -82,6 +83,7 @@ def forecast(
         size = action.count * target.lanes
         behind = loads.queue(result.cycles)
         cycles = cost.EMPTY + behind
+        before, lead = lead, 0
         if action.opcode == Opcode.LOAD:
             loads.begin(result.cycles, cost.MEMORY_LATENCY + LOAD + action.count * beats)
             result.loaded += size
@@ -92,15 +94,17 @@ def forecast(
             result.saved += size
         elif action.opcode == Opcode.STORE:
             cycles = max(cycles, cost.store_cycles(action.count, target))
+            lead = Estimate(cycles, tail=cycles).lead
             result.bytes_written += size
         elif action.opcode == Opcode.END:
             result.cycles = max(result.cycles, loads.wait(1), saves.wait(1))
         elif action.node is not None:
             execution, images = action.node.execution, len(action.images)
-            supply = MaskSupply(stored(execution), execution.name in cached, iteration > 0)
+            supply = MaskSupply(stored(execution), execution.name in cached, iteration > 0, before)
             estimate = cost.execution_cost(action.node, target, images, supply, action.stripe)
             waits = behind if action.opcode != Opcode.POOL else 0
             cycles = max(cycles, estimate.cycles + waits)
+            lead = estimate.lead
             moved = estimate.mask_bytes + estimate.affine_bytes + estimate.image_bytes
             loads.delay(result.cycles, cycles, moved * 8 // target.bus_bits)
             result.bytes_read += moved

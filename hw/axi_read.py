@@ -142,6 +142,8 @@ class ReadChannel(wiring.Component):
         No burst begun is unfinished, and ``beat`` is 0.
     error_bus, error_window
         SLVERR or DECERR was seen; a burst outside its window was wanted. Stay until reset.
+    error_ports
+        A bit for each port that an error was about.
     beat, waiting
         In the cycle before, a beat was transferred; a burst was unfinished and no beat transferred.
     m_axi_ar*, m_axi_r*
@@ -177,6 +179,7 @@ class ReadChannel(wiring.Component):
             "idle": Out(1),
             "error_bus": Out(1),
             "error_window": Out(1),
+            "error_ports": Out(len(depths)),
             "beat": Out(1),
             "waiting": Out(1),
             **axi4_read_ports("m_axi", data_bits=data_bits),
@@ -209,8 +212,12 @@ class ReadChannel(wiring.Component):
             self.beat.eq(beat),
             self.waiting.eq(owners.o.valid & ~beat),
         ]
+        bus_errors = Signal(len(ports))
         with m.If(beat & self.m_axi_rresp[1]):
-            m.d.sync += self.error_bus.eq(1)
+            m.d.sync += [
+                self.error_bus.eq(1),
+                bus_errors.eq(bus_errors | (1 << owners.o.payload)),
+            ]
         with m.If(self.m_axi_arready):
             m.d.sync += self.m_axi_arvalid.eq(0)
 
@@ -255,5 +262,8 @@ class ReadChannel(wiring.Component):
             m.d.comb += taken_next.eq(taken | splitter.o.valid)
             taken = taken_next
             errors.append(splitter.error)
-        m.d.comb += self.error_window.eq(Cat(*errors).any())
+        m.d.comb += [
+            self.error_window.eq(Cat(*errors).any()),
+            self.error_ports.eq(bus_errors | Cat(*errors)),
+        ]
         return m

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolution engine: executes CONV (docs/spec.md sections 4.2, 4.3, 4.5, 6)."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2, exact_log2
@@ -90,6 +90,11 @@ class ConvEngine(wiring.Component):
         ``start`` begins the CONV in ``instruction``, which is stable to ``done`` (a pulse).
     repeated
         The instruction is in the second or a later iteration of a loop.
+    upcoming, upcoming_valid
+        The CONV that follows what is in execution: its first masks are asked for as soon as the
+        last ones of the CONV before have been taken.
+    ahead
+        Masks are those of ``upcoming``.
     program, affine_address
         Address of the memory image and of the layer's affine record.
     mask_cmd, mask_data, affine_cmd, affine_data
@@ -131,6 +136,9 @@ class ConvEngine(wiring.Component):
                 "instruction": In(LAYOUT),
                 "start": In(1),
                 "done": Out(1),
+                "upcoming": In(LAYOUT),
+                "upcoming_valid": In(1),
+                "ahead": Out(1),
                 "repeated": In(1),
                 "program": In(32),
                 "affine_address": In(32),
@@ -190,7 +198,7 @@ class ConvEngine(wiring.Component):
             bus_bits=self._bus_bits,
             address_bits=self._address_bits,
         )
-        units = [fetcher, loader, taps, pixels, drain]
+        units = [loader, taps, pixels, drain]
         connect(m, flipped(self.mask_data), mask_words.i)
         if self._mask_cache:
             m.submodules.cache = cache = MaskCache(mask_bits=mask_bits, size=self._mask_cache)
@@ -200,16 +208,30 @@ class ConvEngine(wiring.Component):
             connect(m, cache.o, loader.i)
         else:
             connect(m, mask_words.o, loader.i)
-        self._connect_fields(m, (*units, affine))
+        self._connect_fields(m, (*units, affine), self.instruction)
         for unit in units:
             m.d.comb += unit.start.eq(self.start)
         m.d.comb += affine.start.eq(self.start & ~self.instruction.logits)
+
+        # Masks are asked for ahead, so that they are here when their layer begins.
+        launched = Signal()
+        masks_of = Signal(LAYOUT)
+        with m.If(self.start):
+            m.d.sync += self.ahead.eq(0)
+        with m.Elif(self.upcoming_valid & loader.done):
+            m.d.sync += self.ahead.eq(1)
+        m.d.sync += launched.eq(self.ahead)
+        m.d.comb += [
+            masks_of.eq(Mux(self.ahead, self.upcoming.as_value(), self.instruction.as_value())),
+            fetcher.start.eq(Mux(self.ahead, ~launched, self.start)),
+        ]
+        self._connect_fields(m, (fetcher,), masks_of)
 
         # Masks and signs to the array's shadow tile.
         connect(m, fetcher.cmd, flipped(self.mask_cmd))
         m.d.comb += [
             fetcher.repeated.eq(self.repeated),
-            fetcher.address.eq(self.program + self.instruction.offset),
+            fetcher.address.eq(self.program + masks_of.offset),
             loader.release.eq(pixels.release),
             array.load.eq(loader.load),
             array.group.eq(loader.group),
@@ -285,7 +307,7 @@ class ConvEngine(wiring.Component):
             m.d.sync += [running.eq(0), self.mask_error.eq(self.mask_error | mask_wrong)]
         return m
 
-    def _connect_fields(self, m: Module, units) -> None:
+    def _connect_fields(self, m: Module, units, instruction) -> None:
         """Give each unit the instruction fields that it has members for."""
         names = {"add_residual": "residual"}
         fields = (
@@ -296,7 +318,7 @@ class ConvEngine(wiring.Component):
         for unit in units:
             for field in fields:
                 if field in unit.signature.members:
-                    source = getattr(self.instruction, names.get(field, field))
+                    source = getattr(instruction, names.get(field, field))
                     m.d.comb += getattr(unit, field).eq(source)
 
 

@@ -23,6 +23,7 @@ from hiddenfold.hw.unfold import Unfold
 #: FIFO depths (beats) of the read ports: instructions, affine stream, masks, image, loads. The mask
 #: port's covers 40 cycles of memory latency at one beat a cycle with two bursts to spare.
 READ_DEPTHS = (16, 64, 256, 64, 128)
+MASK_PORT = 2
 
 
 class Engine(wiring.Component):
@@ -169,12 +170,21 @@ class Engine(wiring.Component):
             sequencer.unit_done.eq(Cat(unit.done for unit in units)),
             conv.instruction.eq(instruction),
             conv.repeated.eq(sequencer.repeated),
+            conv.upcoming.eq(sequencer.upcoming),
+            conv.upcoming_valid.eq(sequencer.upcoming_valid),
             conv.program.eq(self.program),
             conv.affine_address.eq(sequencer.affine_address),
             unfold.address.eq(sequencer.image_address + instruction.offset),
             self.finished.eq(sequencer.finished),
             self.images_done.eq(sequencer.images_done),
-            self.pc.eq(sequencer.pc),
+            # Masks that are read ahead belong to the next instruction.
+            self.pc.eq(
+                Mux(
+                    conv.ahead & reader.error_ports[MASK_PORT],
+                    sequencer.upcoming_pc,
+                    sequencer.pc,
+                )
+            ),
         ]
         for bit, unit in enumerate(units):
             m.d.comb += unit.start.eq(sequencer.unit_start[bit])

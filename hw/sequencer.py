@@ -247,6 +247,9 @@ class Sequencer(wiring.Component):
         A transfer in ``instruction`` is begun; how many of its kind are unfinished.
     scratch_size
         Register SCRATCH_SIZE.
+    upcoming, upcoming_valid, upcoming_pc
+        While a unit works that leaves the bus free (not IMAGE): the next instruction, its offset;
+        it is a CONV, complete and unharmed, but its fields have not been checked.
     affine_address, image_address
         Pointers of the affine stream and the image; ``next_image`` is the latter's value after
         an IMAGE with ``advance``.
@@ -273,6 +276,9 @@ class Sequencer(wiring.Component):
                 "data": In(stream.Signature(bus_bits)),
                 "repeated": Out(1),
                 "instruction": Out(LAYOUT),
+                "upcoming": Out(LAYOUT),
+                "upcoming_valid": Out(1),
+                "upcoming_pc": Out(32),
                 "unit_start": Out(len(UNIT_OPCODES)),
                 "unit_done": In(len(UNIT_OPCODES)),
                 "load_valid": Out(1),
@@ -314,6 +320,8 @@ class Sequencer(wiring.Component):
                 | _fence(i.fence_saves, self.saves)
                 | ((i.opcode == Opcode.END) & ((self.loads != 0) | (self.saves != 0)))
             ),
+            self.upcoming.eq(fetcher.instruction),
+            self.upcoming_pc.eq(fetch_pc),
             fetcher.address.eq(self.program + next_pc),
             next_pc.eq(self.pc + isa.BYTES),
         ]
@@ -359,6 +367,12 @@ class Sequencer(wiring.Component):
                 with m.Elif(~waiting):
                     self._execute(m, i, fetcher, fail, next_pc, begun, loop_start, loop_left)
             with m.State("UNIT"):
+                m.d.comb += self.upcoming_valid.eq(
+                    fetcher.valid
+                    & fetcher.good
+                    & (fetcher.instruction.opcode == Opcode.CONV)
+                    & (i.opcode != Opcode.IMAGE)
+                )
                 with m.If(self.unit_done.any()):
                     with m.If((i.opcode == Opcode.IMAGE) & i.advance):
                         m.d.sync += self.image_address.eq(self.next_image)

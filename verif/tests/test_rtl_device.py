@@ -181,6 +181,22 @@ def test_batches_that_make_no_sense(accelerator, program, images, golden):
     assert_good(accelerator, program, images, golden)
 
 
+def test_error_of_masks_that_are_read_ahead(accelerator, program, images, golden):
+    """Whichever CONV's first or last mask word cannot be read, it is named."""
+    accelerator.load(program)
+    for pc, fields in instructions(program.memory):
+        if fields["opcode"] != Opcode.CONV:
+            continue
+        words = fields["count"] * fields["blocks"]
+        for place in (fields["offset"], fields["offset"] + 8 * (words - 1)):
+            accelerator.device.add_fault(MEMORY_BASE + place, 1, "SLVERR")
+            with pytest.raises(AcceleratorError, match=r"BUS_READ \(5\)") as caught:
+                accelerator.run(images)
+            assert caught.value.pc == pc
+            accelerator.device.clear_faults()
+    assert_good(accelerator, program, images, golden)
+
+
 @pytest.mark.parametrize("answer", ["SLVERR", "DECERR"])
 def test_bus_errors(accelerator, program, images, golden, answer):
     device = accelerator.device
