@@ -112,7 +112,7 @@ def test_identifier_is_the_one_of_the_specification():
     target = Target.load("ulx3s-85f")
     text = (
         "hiddenfold 2 rows=32 lanes=64 planes=8 act_banks=4 act_bank_words=1024 psum_depth=256 "
-        "acc_bits=24 bus_bits=64 image_width=64 stem_kernel=3 load_rows=1 mask_cache=16384"
+        "acc_bits=24 bus_bits=64 image_width=256 stem_kernel=7 load_rows=1 mask_cache=16384"
     )
     assert target.identifier == zlib.crc32(text.encode())
     assert target.hardware_parameters() == target.parameters() | {"target_id": target.identifier}
