@@ -2,6 +2,7 @@
 """Resource figures from Yosys."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +29,12 @@ stem_kernel = 3
 load_rows = 1
 mask_cache = 0
 """
+
+#: Array of 4 rows x 64 lanes x 8 planes, by the Yosys in constraints.txt.
+SIZES = {
+    "ecp5": {"lut": 3036, "ff": 3668, "carry": 1328, "dsp": 0},
+    "xc7": {"lut": 1849, "ff": 3815, "carry": 468, "dsp": 0},
+}
 
 
 def test_counts():
@@ -69,6 +76,15 @@ def test_array_has_no_multiplier_and_registers_for_two_tiles(capsys, tmp_path):
     assert data["lut"] >= 4 * 16
     assert data["macs_per_cycle"] == 8
     assert data["lut_per_mac"] == data["lut"] / 8
+
+
+@pytest.mark.parametrize(("family", "goal"), [("ecp5", 14), ("xc7", 12)])
+def test_size_of_an_array_of_vendor_cells(family, goal):
+    target = replace(Target.parse(TINY), lanes=64, planes=8)
+    counts = synthesize(target, family, "array")
+    assert counts["lut_per_mac"] <= goal
+    # Exact, so that no change of size goes unnoticed: another Yosys or another circuit.
+    assert {key: counts[key] for key in SIZES[family]} == SIZES[family]
 
 
 @pytest.mark.parametrize("arguments", [("ice40", "core"), ("ecp5", "adder")])
