@@ -104,7 +104,7 @@ def verify(
         raise ValueError(f"count must be at least 1, not {count!r}")
     name = target.name if isinstance(target, Target) else str(target)
     target = target if isinstance(target, Target) else Target.load(target)
-    configured = None if config is None else _configured(config, seed)
+    configured = None if config is None else untrained(config, seed)
     if configured is not None:
         # What does not fit is refused before the simulator is built, which takes minutes.
         compile_model(configured, target)
@@ -211,7 +211,7 @@ def compare_layers(
     return first_mismatch(wanted, found)
 
 
-def _configured(config: Path | str, seed: int) -> Model:
+def untrained(config: Path | str, seed: int) -> Model:
     """The network of a training configuration, with masks and constants of ``seed``."""
     from hiddenfold.sw.search.config import load_config
     from hiddenfold.sw.search.export import build_model

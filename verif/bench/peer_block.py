@@ -61,7 +61,7 @@ def peer_network(blocks: int, seed: int = 1) -> Model:
         affine=[],
     )
     rng = np.random.default_rng(seed)
-    model = replace(model, masks=random_masks(rng, model.weight_shapes(), model.top_k))
+    model = replace(model, masks=random_masks(rng, model, model.top_k))
     image = random_image(rng, *model.image)
     model = replace(model, affine=random_constants(rng, model, image))
     model.validate()
