@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,16 @@ from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_constants import random_constants, random_masks
 from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
 
+if TYPE_CHECKING:
+    from hiddenfold.sw.search.config import SearchConfig
+
 __all__ = [
     "Comparison",
     "check_model",
     "compare_layers",
     "compare_run",
     "network_limits",
+    "untrained",
     "verify",
 ]
 
@@ -211,17 +215,19 @@ def compare_layers(
     return first_mismatch(wanted, found)
 
 
-def untrained(config: Path | str, seed: int) -> Model:
+def untrained(config: Path | str | SearchConfig, seed: int) -> Model:
     """The network of a training configuration, with masks and constants of ``seed``."""
     from hiddenfold.sw.search.config import load_config
     from hiddenfold.sw.search.export import build_model
     from hiddenfold.sw.search.nets import FoldedResNet
 
-    search = load_config(config)
+    search = load_config(config) if isinstance(config, Path | str) else config
     size = search.image
     labels = tuple(f"label {i}" for i in range(search.model.classes))
     network = FoldedResNet(search.model)
-    model = build_model(network, search.dataset, labels, (size, size), ACT_BITS)
+    model = build_model(
+        network, search.dataset, labels, (size, size), search.model.act_bits or ACT_BITS
+    )
     rng = np.random.default_rng(seed)
     model = replace(model, seed=int(rng.integers(1, 1 << 64, dtype=np.uint64)))
     model = replace(model, masks=random_masks(rng, model, search.model.top_k))

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from hiddenfold.sw.commands.common import default_model
 from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.program import Program
+from hiddenfold.sw.search.config import load_config
 from hiddenfold.sw.verify import untrained
 from hiddenfold.verif.bench import peer_block
 from hiddenfold.verif.golden.model import Golden
@@ -51,7 +53,7 @@ class Line:
 
     def __str__(self) -> str:
         return (
-            f"{self.network:26} {self.target:14} {self.batch:5} {self.interval:8} "
+            f"{self.network:28} {self.target:14} {self.batch:5} {self.interval:8} "
             f"{self.cycles:11,.0f} {self.predicted / self.cycles:9.3f} "
             f"{self.ideal / self.cycles:11.3f} {self.read:11,.0f} {self.read / self.least:6.2f} "
             f"{1e6 * self.clock_mhz / self.cycles:8,.0f} {self.speed:11,.0f} "
@@ -60,7 +62,7 @@ class Line:
 
 
 TITLE = (
-    f"{'network':26} {'target':14} {'batch':>5} {'interval':>8} {'cycles':>11} {'predicted':>9} "
+    f"{'network':28} {'target':14} {'batch':>5} {'interval':>8} {'cycles':>11} {'predicted':>9} "
     f"{'utilization':>11} {'bytes read':>11} {'/least':>6} {'frames/s':>8} {'sim cycle/s':>11} "
     f"{'exact':>5}"
 )
@@ -78,6 +80,8 @@ def supply_target(bus_bits: int) -> Target:
         act_bank_words=8192,
         psum_depth=256,
         bus_bits=bus_bits,
+        load_rows=bus_bits // 64,
+        mask_cache=0,
     )
 
 
@@ -91,7 +95,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{target.name}.toml")
         path.write_text(_toml(target), encoding="utf-8")
-        with Accelerator.open(f"rtl:{path}", **({} if interval == 1 else {"beat_interval": interval})) as accelerator:
+        with Accelerator.open(f"rtl:{path}", beat_interval=interval) as accelerator:
             accelerator.load(program)
             run = accelerator.run(images)
     return Line(
@@ -126,8 +130,10 @@ def _toml(target: Target) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _config(name: str) -> Model:
-    return untrained(CONFIGS / f"{name}.toml", 1)
+def _config(name: str, **changes: Any) -> Model:
+    """An untrained network; ``changes`` are keys of the configuration's model."""
+    search = load_config(CONFIGS / f"{name}.toml")
+    return untrained(replace(search, model=replace(search.model, **changes)), 1)
 
 
 def _shipped() -> Iterator[Line]:
@@ -143,6 +149,20 @@ def _supply() -> Iterator[Line]:
     yield measure(resnet50, supply_target(64), batch=2)
     yield measure(_config("cifar100-hfn-resnet152"), supply_target(64))
     yield measure(resnet50, supply_target(64), batch=4, interval=4)
+    frozen = _config("cifar100-hfn-resnet50", free_eighths=2, top_k=0.5)
+    yield measure(frozen, supply_target(64), batch=4, interval=4, name="the same, 25 % stored")
+
+
+def _bits() -> Iterator[Line]:
+    target = replace(supply_target(128), name="four-planes", planes=4)
+    for bits in (8, 4):
+        model = _config("cifar100-hfn-resnet50", act_bits=bits)
+        yield measure(model, target, name=f"cifar100-hfn-resnet50, {bits} bits")
+
+
+def _spill() -> Iterator[Line]:
+    for depth in (50, 152):
+        yield measure(_config(f"cifar100-hfn-resnet{depth}"), Target.load("ulx3s-85f"))
 
 
 def _cache() -> Iterator[Line]:
@@ -171,6 +191,8 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "peer": _peer,
     "supply": _supply,
     "cache": _cache,
+    "bits": _bits,
+    "spill": _spill,
 }
 
 
