@@ -54,6 +54,7 @@ regress: setup
 
 bench: setup
 	$(BIN)/python -m hiddenfold.verif.bench.speed
+	$(BIN)/python -m hiddenfold.verif.bench.table
 
 docs: setup
 	@mkdir -p out/docs

@@ -185,7 +185,7 @@ async def identification(dut):
         parameters["bus_bits"] // 8,
     ]
     assert await bench.read("STATUS") == 0
-    for offset in (0x44, 0x80, 0xFFC):
+    for offset in (0x44, 0x88, 0xFFC):
         await bench.host.write(offset, 0xFFFFFFFF)
         assert await bench.host.read(offset) == 0
     await bench.host.write(regmap.REGISTERS["IMAGE"].offset, 0x11223344)
