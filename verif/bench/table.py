@@ -163,6 +163,9 @@ def _bits() -> Iterator[Line]:
 def _spill() -> Iterator[Line]:
     for depth in (50, 152):
         yield measure(_config(f"cifar100-hfn-resnet{depth}"), Target.load("ulx3s-85f"))
+    imagenet = _config("imagenet-hfn-resnet50")
+    for target in ("ulx3s-85f", "zynq-7020"):
+        yield measure(imagenet, Target.load(target))
 
 
 def _cache() -> Iterator[Line]:
