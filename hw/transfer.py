@@ -13,6 +13,7 @@ from amaranth.utils import exact_log2
 from hiddenfold.hw.actmem import READ_LATENCY
 from hiddenfold.hw.axi import COMMAND
 from hiddenfold.hw.fifo import ShortQueue
+from hiddenfold.hw.gearbox import Joiner
 
 #: Transfers of one kind that wait or run: what a fence can tell apart.
 DEPTH = 3
@@ -80,30 +81,26 @@ class Load(wiring.Component):
         ]
         m.d.sync += self.unfinished.eq(self.unfinished + push - done)
 
-        # Beats of a word are shifted in from above; word number ``word`` of the transfer.
-        beat = Signal(range(self._beats))
+        # Word number ``word`` of the transfer.
+        m.submodules.joiner = joiner = Joiner(
+            in_bits=len(self.data.payload), out_bits=len(self.w_data)
+        )
+        connect(m, flipped(self.data), joiner.i)
         word = Signal(len(self.i.p.words))
-        last_beat, last_word = Signal(), Signal()
-        write, take = Signal(), Signal()
-        bits = len(self.data.payload)
+        last_word = Signal()
+        write = Signal()
         m.d.comb += [
-            last_beat.eq(beat == self._beats - 1),
+            self.w_en.eq(joiner.o.valid),
+            self.w_data.eq(joiner.o.payload),
+            joiner.o.ready.eq(self.w_ready),
             last_word.eq(word == arriving.o.p.words - 1),
             write.eq(self.w_en & self.w_ready),
-            self.data.ready.eq(~self.w_en | self.w_ready),
-            take.eq(self.data.valid & self.data.ready),
             self.w_addr.eq(arriving.o.p.word + word),
             done.eq(write & last_word),
             arriving.o.ready.eq(done),
         ]
         with m.If(write):
-            m.d.sync += [self.w_en.eq(0), word.eq(Mux(last_word, 0, word + 1))]
-        with m.If(take):
-            m.d.sync += [
-                self.w_data.eq(Cat(self.w_data[bits:], self.data.payload)),
-                beat.eq(Mux(last_beat, 0, beat + 1)),
-                self.w_en.eq(last_beat),
-            ]
+            m.d.sync += word.eq(Mux(last_word, 0, word + 1))
         return m
 
 
