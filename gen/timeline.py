@@ -114,9 +114,9 @@ def forecast(
         result.cycles += cycles
         if action.node is not None and action.opcode != Opcode.STORE and not action.node.copy:
             key = action.node.execution.name, iteration
-            before = result.executions.get(key, Estimate(0))
+            earlier = result.executions.get(key, Estimate(0))
             spent = Estimate(result.cycles - start, estimate.mask_bytes, estimate.affine_bytes)
-            result.executions[key] = Estimate(*(a + b for a, b in zip(before, spent, strict=True)))
+            result.executions[key] = Estimate(*(a + b for a, b in zip(earlier, spent, strict=True)))
     result.bytes_read += result.loaded
     result.bytes_written += result.saved
     return result
