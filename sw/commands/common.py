@@ -2,12 +2,10 @@
 """What the commands share: results, argument kinds, pictures, tables, progress."""
 
 import argparse
-import contextlib
 import math
 import re
-import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hiddenfold.sw.colour import faint, plain, strong
 from hiddenfold.sw.ranking import ranking
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "format_table",
     "installed_version",
     "positive",
-    "progress_bar",
     "read_image",
     "top5",
 ]
@@ -66,15 +64,17 @@ def add_command(
     run: Callable[[argparse.Namespace], Outcome],
     help: str,
     *,
-    example: str,
+    example: str | Sequence[str],
     detail: str = "",
 ) -> argparse.ArgumentParser:
     """Add a command with the options that every command has; returns its parser."""
+    examples = [example] if isinstance(example, str) else list(example)
+    title = "example" if len(examples) == 1 else "examples"
     parser = commands.add_parser(
         name,
         help=help,
         description=textwrap.fill(f"{help[0].upper()}{help[1:]}. {detail}".rstrip(), 78),
-        epilog=f"example:\n  {example}",
+        epilog="\n  ".join([f"{title}:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -164,20 +164,21 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A text table; columns of numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(head, *cells, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(len(plain(cell)) for cell in column) for column in columns]
     right = [
-        len(column) > 1 and all(re.fullmatch(r"-|[-\d.,]+", cell) for cell in column[1:])
+        len(column) > 1 and all(re.fullmatch(r"-|[-\d.,]+", plain(cell)) for cell in column[1:])
         for column in columns
     ]
 
     def line(row: Sequence[str]) -> str:
-        parts = [
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(row, widths, right, strict=True)
-        ]
+        parts = []
+        for cell, width, flush in zip(row, widths, right, strict=True):
+            blank = " " * (width - len(plain(cell)))
+            parts.append(blank + cell if flush else cell + blank)
         return "  ".join(parts).rstrip()
 
-    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, cells)])
+    rule = faint("  ".join("-" * width for width in widths))
+    return "\n".join([strong(line(head)), rule, *map(line, cells)])
 
 
 def format_bytes(count: float) -> str:
@@ -187,15 +188,3 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, text: str) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr, when tqdm is installed; yields what advances it."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        yield lambda _: None
-    else:
-        with tqdm(total=total, desc=text, file=sys.stderr, delay=0.3) as bar:
-            yield bar.update

@@ -15,9 +15,9 @@ from hiddenfold.sw.commands.common import (
     default_model,
     format_bytes,
     format_table,
-    progress_bar,
 )
 from hiddenfold.sw.files import write_atomically
+from hiddenfold.sw.progress import progress_bar
 
 __all__ = ["register"]
 

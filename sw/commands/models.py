@@ -18,9 +18,9 @@ from hiddenfold.sw.commands.common import (
     at_least,
     format_bytes,
     format_table,
-    progress_bar,
 )
 from hiddenfold.sw.images import Images
+from hiddenfold.sw.progress import progress_bar
 from hiddenfold.sw.ranking import ranking
 
 __all__ = ["register", "summarize"]

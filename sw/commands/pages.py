@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hiddenfold.sw.colour import bad, good
 from hiddenfold.sw.commands.classify import (
     Classification,
     classify_on_device,
@@ -23,9 +24,9 @@ from hiddenfold.sw.commands.common import (
     default_model,
     format_table,
     installed_version,
-    progress_bar,
     top5,
 )
+from hiddenfold.sw.progress import progress_bar
 
 if TYPE_CHECKING:
     from hiddenfold.gen.report import Check, Sample
@@ -138,7 +139,7 @@ def demo(args: argparse.Namespace) -> Outcome:
             f"{measures['cycles']:,.0f}",
             f"{measures['utilization']:.2f}",
             f"{target.clock_mhz * 1e6 / measures['cycles']:.1f}",
-            "yes" if measures["bit_exact"] else "NO",
+            good("yes") if measures["bit_exact"] else bad("NO"),
         ]
         for sample, measures in zip(samples, result.measures, strict=True)
     ]

@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hiddenfold.sw.colour import bad, good
 from hiddenfold.sw.commands.classify import (
     classify_on_device,
     classify_on_golden,
@@ -16,9 +17,9 @@ from hiddenfold.sw.commands.common import (
     add_batch,
     add_command,
     format_table,
-    progress_bar,
     top5,
 )
+from hiddenfold.sw.progress import progress_bar
 
 __all__ = ["register"]
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> Outcome:
             ", ".join(label for label, _ in entry["top5"]),
             _cell(entry["cycles"], ",.0f"),
             _cell(entry["utilization"], ".2f"),
-            {None: "-", True: "yes", False: "NO"}[entry["bit_exact"]],
+            {None: "-", True: good("yes"), False: bad("NO")}[entry["bit_exact"]],
         ]
         for entry in entries
     ]

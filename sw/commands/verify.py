@@ -5,7 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.commands.common import Outcome, add_command, at_least, progress_bar
+from hiddenfold.sw.commands.common import Outcome, add_command, at_least
+from hiddenfold.sw.progress import progress_bar
 
 __all__ = ["register"]
 

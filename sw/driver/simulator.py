@@ -18,6 +18,7 @@ from pathlib import Path
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.tools import find_compiler, find_verilator, run_tool
 from hiddenfold.sw.driver.cache import cached, digest
+from hiddenfold.sw.progress import progress_bar
 
 TOP = "hiddenfold"
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -104,8 +105,9 @@ def simulator_library(
                 + ["-c", source, "-o", target]
             )
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(run_tool, jobs):
-                pass
+            with progress_bar(len(jobs), "compiling") as tick:
+                for _ in pool.map(run_tool, jobs):
+                    tick(1)
         objects = [job[-1] for job in jobs]
         library = folder / f"lib{TOP}.so"
         run_tool([compiler.path, "-shared", "-o", library, *objects, "-lpthread"])

@@ -25,10 +25,13 @@ COMMANDS = (
     "generate",
     "compile",
     "synth",
+    "explore",
     "run",
     "verify",
     "report",
     "demo",
+    "doctor",
+    "completion",
 )
 
 
@@ -52,9 +55,9 @@ def test_help_has_an_example(capsys, command):
         main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert f"example:\n  hiddenfold {command}" in text
+    assert re.search(rf"^examples?:\n  hiddenfold {command}", text, re.MULTILINE)
     assert "--json" in text
-    for name in re.findall(r"(?:configs|models)/[-\w./]+", text.split("example:")[1]):
+    for name in re.findall(r"(?:configs|models)/[-\w./]+", text.partition("\nexample")[2]):
         assert (ROOT / name).exists(), name
 
 
@@ -64,7 +67,7 @@ def test_top_level_help_names_every_command(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for command in COMMANDS:
-        assert re.search(rf"^    {command} ", text, re.MULTILINE)
+        assert re.search(rf"^    {command}\b", text, re.MULTILINE)
 
 
 def test_reference_has_every_command():

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hiddenfold.hw import regmap
 from hiddenfold.sw.cli import main
+from hiddenfold.sw.colour import good, plain
 from hiddenfold.sw.commands.common import format_bytes, format_table, top5
 from hiddenfold.sw.model import Model
 from hiddenfold.verif.golden.model import Golden
@@ -196,7 +197,8 @@ def test_report(capsys, tmp_path, tiny_hfn):
 
 
 def test_table_aligns_numbers_right():
-    assert format_table(("name", "n"), [["a", "1,000"], ["long", "2"]]).splitlines() == [
+    table = format_table(("name", "n"), [[good("a"), "1,000"], ["long", "2"]])
+    assert plain(table).splitlines() == [
         "name      n",
         "----  -----",
         "a     1,000",
