@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, text: str) -> Iterator[Callable[[int], object]]:
+def progress_bar(total: int | None, text: str) -> Iterator[Callable[[int], object]]:
     """A progress bar on stderr; yields what advances it.
 
-    There is none where stderr is not a terminal, and without the package tqdm.
+    ``total`` is None where it is not known. There is no bar where stderr is not a terminal, and
+    without the package tqdm.
     """
     try:
         from tqdm import tqdm

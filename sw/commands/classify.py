@@ -173,8 +173,8 @@ def _whole(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def read_images(paths: Sequence[Any], model: Model) -> NDArray[np.uint8]:
-    """Read picture files of the model's image size as uint8[N, height, width, 3]."""
-    from hiddenfold.sw.commands.common import read_image
+def read_images(paths: Sequence[Any], model: Model, *, fit: bool = False) -> NDArray[np.uint8]:
+    """Read picture files as uint8[N, height, width, 3]; ``fit`` scales those of another size."""
+    from hiddenfold.sw.pictures import read_picture
 
-    return np.stack([read_image(path, *model.image) for path in paths])
+    return np.stack([read_picture(path, *model.image, fit=fit) for path in paths])

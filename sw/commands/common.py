@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hiddenfold.sw.colour import faint, plain, strong
 from hiddenfold.sw.ranking import ranking
@@ -28,13 +28,11 @@ __all__ = [
     "format_table",
     "installed_version",
     "positive",
-    "read_image",
     "top5",
 ]
 
 #: Models that come with Hiddenfold, in the source tree and in an installed wheel.
 MODELS = Path(__file__).resolve().parents[2] / "models"
-PICTURE_FORMATS = ("PNG", "JPEG")
 
 
 @dataclass(frozen=True)
@@ -123,35 +121,6 @@ def installed_version() -> str:
         return version("hiddenfold")
     except PackageNotFoundError:
         return ""
-
-
-def read_image(path: str | Path, height: int, width: int) -> NDArray[np.uint8]:
-    """Read a PNG or JPEG file as uint8[height, width, 3] (R, G, B).
-
-    Raises ``ValueError`` when the file is not such a picture or has another size: scaling it would
-    silently change what the network sees.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=PICTURE_FORMATS) as picture:
-            if picture.size != (width, height):
-                found = "{}x{}".format(*picture.size)
-                raise ValueError(
-                    f"image {path} must be {width}x{height} pixels, the size of the model's "
-                    f"images, not {found}"
-                )
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"image {path} must be a {' or '.join(PICTURE_FORMATS)} file; its content is neither"
-        ) from error
-    except (Image.DecompressionBombError, SyntaxError, EOFError) as error:
-        raise ValueError(f"image {path} is damaged: {error}") from error
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise ValueError(f"image {path} is damaged: {error}") from error
 
 
 def top5(logits: ArrayLike, classes: Sequence[str]) -> list[list[Any]]:

@@ -33,7 +33,7 @@ def register(commands: Any) -> None:
         "classify pictures",
         example="hiddenfold run models/hfn-cifar100.hfn models/samples/*.png --backend rtl "
         "--target ulx3s-85f --check",
-        detail="Pictures are PNG or JPEG files of the model's image size.",
+        detail="Pictures are PNG or JPEG files of the model's image size, or of any with --fit.",
     )
     parser.add_argument("model", metavar="M.hfn", type=Path)
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
@@ -46,6 +46,11 @@ def register(commands: Any) -> None:
     )
     parser.add_argument(
         "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="scale the middle of each picture to the model's image size",
     )
     add_batch(parser)
     parser.add_argument(
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.check and args.backend == "golden":
         raise ValueError("--check compares a device with the golden model: use another --backend")
     model = Model.load(args.model)
-    images = read_images(args.images, model)
+    images = read_images(args.images, model, fit=args.fit)
     if args.backend == "golden":
         result = classify_on_golden(model, images)
     else:

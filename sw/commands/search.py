@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``train`` and ``export``: from images to a model file."""
+"""``init``, ``train`` and ``export``: from images to a model file."""
 
 import argparse
 import math
@@ -9,12 +9,33 @@ from typing import Any
 
 from hiddenfold.sw.commands.common import Outcome, add_command, at_least, positive
 from hiddenfold.sw.commands.models import summarize
+from hiddenfold.sw.progress import progress_bar
 
 __all__ = ["register"]
 
 
 def register(commands: Any) -> None:
     """Add the commands of this module."""
+    parser = add_command(
+        commands,
+        "init",
+        init,
+        "write a first configuration for a folder of pictures",
+        example="hiddenfold init pictures -o mine.toml",
+        detail="The folder holds DIR/CLASS/*.png (or *.jpg), or DIR/train/CLASS and DIR/val/CLASS. "
+        "Every picture is decoded, so that a damaged one is found now and not while training.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("-o", "--output", metavar="CONFIG.toml", type=Path, required=True)
+    parser.add_argument(
+        "--image",
+        metavar="N",
+        type=at_least(16),
+        choices=range(16, 225),
+        help="size of the network's images in pixels, 16 to 224 (default: that of the pictures, "
+        "at most 64)",
+    )
+
     parser = add_command(
         commands,
         "train",
@@ -76,6 +97,47 @@ def register(commands: Any) -> None:
     )
 
 
+def init(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold init``."""
+    from hiddenfold.sw.search.config import load_config
+    from hiddenfold.sw.search.starter import configuration, survey
+
+    if args.output.exists():
+        raise ValueError(f"{args.output} exists: name another file, or remove it")
+    if args.output.suffix != ".toml":
+        raise ValueError(f"the configuration's name must end in .toml, not {args.output.name!r}")
+    with progress_bar(None, "pictures") as tick:
+        found = survey(args.folder, tick)
+    image = args.image or found.image
+    text = configuration(args.output.stem, args.folder, found, image)
+    args.output.write_text(text, encoding="utf-8")
+    config = load_config(args.output)
+    sizes = [f"{width}x{height}" for width, height in found.sizes]
+    lines = [
+        f"{found.training} pictures for training and {found.test} for tests, of "
+        f"{len(found.classes)} classes: {', '.join(found.classes)}",
+        f"sizes: {', '.join(sizes[:4])}{', ...' if len(sizes) > 4 else ''}; "
+        f"the network takes {image}x{image}",
+    ]
+    if found.unused:
+        lines.append(f"{found.unused} other files are not used: only PNG and JPEG by name")
+    if config.train.batch * 2 > found.training:
+        lines.append("these are few: do not expect much")
+    lines += [
+        f"wrote {args.output}",
+        f"Next: hiddenfold train {args.output} --data {args.folder}",
+    ]
+    data = {
+        "config": str(args.output),
+        "training": found.training,
+        "test": found.test,
+        "classes": list(found.classes),
+        "image": image,
+        "unused_files": found.unused,
+    }
+    return Outcome(data, "\n".join(lines))
+
+
 def train(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold train``."""
     from hiddenfold.sw.search.config import load_config
@@ -104,9 +166,10 @@ def train(args: argparse.Namespace) -> Outcome:
     if figures.get("top1") is not None:
         text += f", top-1 {figures['top1']:.2f} %"
     if done < config.train.epochs:
-        text += "\nNext: the same command with --resume and without --from"
+        without = " and without --from" if args.start_from else ""
+        text += f"\nNext: the same command with --resume{without}"
     else:
-        text += f"\nNext: hiddenfold export {out} -o {out}/{out.name}.hfn"
+        text += f"\nNext: hiddenfold export {out} -o {out}/{out.name}.hfn --data {args.data}"
     return Outcome(data, text)
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of pictures, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, decoded when they are needed.
 
+Where there are only folders `CLASS/*.jpg`, about every fifth picture is a test picture: its path
+decides, so that pictures which are added later move no other.
+
 Only the paths are kept in memory, so a data set may be of any size. Decoding runs in threads:
 Pillow releases the interpreter's lock while it decodes and scales.
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,23 +22,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
+
+from hiddenfold.sw.pictures import SUFFIXES, Box, middle, open_picture, scaled
 
 __all__ = ["Pictures", "list_pictures"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _FOLDERS = {"train": "train", "test": "val"}
-# A test picture is scaled so that its shorter side is this many times the crop in its middle: 256
-# for 224, as is usual for ImageNet. Smaller pictures lose less, or nothing.
-_MARGIN = 256 / 224
+# One of this many pictures is a test picture where the folder does not say which.
+_TEST_SHARE = 5
 # Random crops: share of the picture's area, and aspect ratio, as is usual for ImageNet.
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
-
-#: Left, upper, right and lower edge in pixels.
-Box = tuple[float, float, float, float]
 
 
 def list_pictures(
@@ -47,12 +47,15 @@ def list_pictures(
     if split not in _FOLDERS:
         raise ValueError(f"Split must be one of 'train', 'test', not {split!r}")
     root = Path(data_dir) / _FOLDERS[split]
-    if not root.is_dir():
+    divided = any(_is_split(Path(data_dir) / name) for name in _FOLDERS.values())
+    if not divided:
+        root = Path(data_dir)
+    if not root.is_dir() or not (divided or _classes(root)):
         raise ValueError(
-            f"Pictures not found in {data_dir}: expected '{_FOLDERS[split]}/CLASS/*.png' or "
-            "'*.jpg' there"
+            f"Pictures not found in {data_dir}: expected 'train/CLASS/*.png' and "
+            "'val/CLASS/*.png' there, or 'CLASS/*.png' ('*.jpg')"
         )
-    classes = sorted(entry.name for entry in os.scandir(root) if _is_class(entry))
+    classes = _classes(root)
     if len(classes) < 2:
         raise ValueError(
             f"{root} must hold a folder of pictures for each of 2 or more classes, not "
@@ -62,16 +65,42 @@ def list_pictures(
     paths: list[str] = []
     counts = []
     for name in classes:
-        found = sorted(
-            entry.path
-            for entry in os.scandir(root / name)
-            if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".")
-        )
+        found = _pictures(root / name)
         if not found:
-            raise ValueError(f"{root / name} must hold pictures ({', '.join(_SUFFIXES)}), not none")
+            raise ValueError(f"{root / name} must hold pictures ({', '.join(SUFFIXES)}), not none")
+        if not divided:
+            found = _part(root / name, found, split)
         paths += found
         counts.append(len(found))
     return paths, np.repeat(np.arange(len(classes)), counts), tuple(classes)
+
+
+def _pictures(folder: Path) -> list[str]:
+    return sorted(
+        entry.path
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+    )
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether a folder `train` or `val` is one of the two; it may be a class of vehicles."""
+    return folder.is_dir() and not _pictures(folder)
+
+
+def _classes(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if _is_class(entry))
+
+
+def _part(folder: Path, paths: list[str], split: str) -> list[str]:
+    """The pictures of a class that belong to a split, at least one in each."""
+    if len(paths) < 2:
+        raise ValueError(f"{folder} must hold 2 or more pictures, one of them for tests, not 1")
+    draws = [zlib.crc32(os.fsencode(os.path.relpath(path, folder.parent))) for path in paths]
+    chosen = {path for path, draw in zip(paths, draws, strict=True) if draw % _TEST_SHARE == 0}
+    if len(chosen) in (0, len(paths)):
+        chosen = {paths[draws.index(min(draws))]}
+    return [path for path in paths if (path in chosen) == (split == "test")]
 
 
 def _is_class(entry: os.DirEntry[str]) -> bool:
@@ -130,10 +159,7 @@ class Pictures:
         return [self.paths[i] for i in index.tolist()]
 
     def _middle(self, width: int, height: int) -> Box:
-        shorter = min(width, height)
-        side = max(shorter / _MARGIN, min(shorter, self.size))
-        left, upper = (width - side) / 2, (height - side) / 2
-        return left, upper, left + side, upper + side
+        return middle(width, height, self.size, self.size)
 
     def _decode(
         self, paths: list[str], boxes: list[Callable[[int, int], Box]], mirror: list[bool]
@@ -151,15 +177,8 @@ class Pictures:
 
 def _read(path: str, size: int, box: Callable[[int, int], Box]) -> NDArray[np.uint8]:
     """The part `box(width, height)` of a picture, scaled to uint8 [size, size, 3]."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            part = box(*picture.size)
-            scaled = picture.convert("RGB").resize(
-                (size, size), Image.Resampling.BILINEAR, box=part
-            )
-            return np.asarray(scaled)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {path} cannot be read: {error}") from error
+    picture = open_picture(path)
+    return scaled(picture, size, size, box(*picture.size))
 
 
 def _random_box(draws: list[list[float]]) -> Callable[[int, int], Box]:

@@ -96,6 +96,7 @@ class Search:
             file=sys.stderr,
             disable=self.ranks.rank > 0,
         )
+        first, began = self.step, time.monotonic()
         with bar:
             for images, labels in self._batches(training, order, range(self.step, steps), padding):
                 self._set_rate(self.epoch + (self.step + 0.5) / steps)
@@ -104,9 +105,11 @@ class Search:
                 )
                 self.step += 1
                 bar.update()
-                if self.step % _SHOW_EVERY == 0:
+                if self.step % min(_SHOW_EVERY, steps) == 0:
                     loss, hits = (self._total / self.step).tolist()
                     shown = f"loss {loss:.3f}, top1 {100 * hits / settings.batch:.1f} %"
+                    left = self._seconds_left(began, self.step - first, steps - self.step, steps)
+                    shown += f", {tqdm.format_interval(left)} to the last epoch's end"
                     bar.set_postfix_str(shown, refresh=False)
                 if self.step < steps and self._agree(stop):
                     self._total = self.ranks.mean(self._total)
@@ -184,6 +187,18 @@ class Search:
         for number in (self.epoch, step + 1):
             seed = seed * 1_000_003 + number + 1
         return torch.Generator().manual_seed(seed % (1 << 63))
+
+    def _seconds_left(self, began: float, done: int, left: int, steps: int) -> float:
+        """Time to the end of the search, if a step takes as long as its pixels are many.
+
+        `done` steps were made since `began`; `left` of the `steps` of this epoch are left.
+        """
+        settings = self.config.train
+        later = sum(
+            settings.size_of(number) ** 2 for number in range(self.epoch + 1, settings.epochs)
+        )
+        pixels = settings.size_of(self.epoch) ** 2
+        return (time.monotonic() - began) / done * (left + steps * later / pixels)
 
     def _at_size(self, split: Split, size: int) -> Split:
         if self._resized is None or self._resized[0] != size:

@@ -18,6 +18,7 @@ from hiddenfold.sw.model import Model
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
+    "init",
     "train",
     "export",
     "inspect",
@@ -125,7 +126,7 @@ def test_image_of_another_size(capsys, tmp_path, tiny_hfn):
     message = refuse(capsys, "run", tiny_hfn, path, "--backend", "golden")
     assert message == (
         f"hiddenfold run: error: image {path} must be 10x12 pixels, the size of the model's "
-        "images, not 40x24"
+        "images, not 40x24: --fit scales its middle to that"
     )
 
 

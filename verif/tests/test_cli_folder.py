@@ -65,6 +65,43 @@ def test_folder_to_model(capsys, tmp_path: Path) -> None:
     )
 
 
+def test_init_makes_a_configuration(capsys, tmp_path: Path) -> None:
+    data, config = write_folder(tmp_path / "data", 10), tmp_path / "mine.toml"
+    found = run_json(capsys, "init", data, "-o", config)
+    assert found == {
+        "config": str(config),
+        "training": 30,
+        "test": 6,
+        "classes": list(COLOURS),
+        "image": 20,
+        "unused_files": 6,
+    }
+    planned = run_json(capsys, "inspect", config)
+    assert (planned["classes"], planned["folded_stages"]) == (3, [2])
+    for size, layers in ((16, 1), (224, 3)):
+        path = tmp_path / f"net{size}.toml"
+        run_json(capsys, "init", data, "-o", path, "--image", size)
+        assert run_json(capsys, "inspect", path)["folded_stages"] == [layers]
+
+
+def test_init_refuses(capsys, tmp_path: Path) -> None:
+    data, config = write_folder(tmp_path / "data"), tmp_path / "mine.toml"
+
+    def refuse(*arguments: object) -> str:
+        assert main(["init", *map(str, arguments)]) == 2
+        return capsys.readouterr().err.partition("error: ")[2]
+
+    assert refuse(data, "-o", tmp_path / "mine.json").startswith("the configuration's name must")
+    bad = data / "val" / "red" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:50])
+    assert refuse(data, "-o", config).startswith(
+        f"1 of 21 pictures in {data} cannot be used: remove or mend {bad} (image {bad} is damaged"
+    )
+    assert not config.exists()
+    config.touch()
+    assert refuse(data, "-o", config) == f"{config} exists: name another file, or remove it\n"
+
+
 @pytest.mark.parametrize("key", ["classes = 3", "image = 16"])
 def test_folder_needs_classes_and_size(capsys, tmp_path: Path, key: str) -> None:
     config = tmp_path / "colours.toml"

@@ -283,7 +283,7 @@ def test_folder_errors(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             load_data(config or folder_config(), tmp_path)
 
-    refuse(f"Pictures not found in {tmp_path}: expected 'train/CLASS/*.png' or '*.jpg' there")
+    refuse(f"Pictures not found in {tmp_path}: expected 'train/CLASS/*.png' and 'val/CLASS/*.png'")
     write_folder(tmp_path, 2)
     refuse(
         f"Key 'model.classes' must be 3 for the data in {tmp_path}, not 4",
@@ -297,9 +297,9 @@ def test_folder_errors(tmp_path: Path) -> None:
     (tmp_path / "val" / "rot").rename(tmp_path / "val" / "red")
     bad = tmp_path / "train" / "blue" / "0.png"
     bad.write_bytes(bad.read_bytes()[:60])
-    refuse(f"picture {bad} cannot be read: ")
+    refuse(f"image {bad} is damaged: ")
     bad.write_text("no picture")
-    refuse(f"picture {bad} cannot be read: ")
+    refuse(f"image {bad} must be a PNG or JPEG file; its content is neither")
     for path in (tmp_path / "val" / "green").iterdir():
         path.unlink()
     refuse(f"{tmp_path / 'val' / 'green'} must hold pictures (.png, .jpg, .jpeg), not none")
@@ -307,6 +307,32 @@ def test_folder_errors(tmp_path: Path) -> None:
     (flat / "train").mkdir(parents=True)
     with pytest.raises(ValueError, match="folder of pictures for each of 2 or more classes, not 0"):
         list_pictures(flat, "train")
+
+
+def test_folder_without_splits(tmp_path: Path) -> None:
+    """Every picture is in one of the splits; one that is added later moves no other."""
+    for name in ("train", "bus"):
+        (tmp_path / name).mkdir()
+        for number in range(40):
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{number}.png")
+    (training, labels, classes), (test, _, _) = (
+        list_pictures(tmp_path, split) for split in ("train", "test")
+    )
+    assert classes == ("bus", "train") and labels.sum() == sum(
+        "train/" in path for path in training
+    )
+    assert len(set(training) | set(test)) == 80 and not set(training) & set(test)
+    assert 8 <= len(test) <= 24
+    Image.new("RGB", (4, 4)).save(tmp_path / "bus" / "new.png")
+    assert set(list_pictures(tmp_path, "test")[0]) >= set(test)
+    for path in (tmp_path / "bus").iterdir():
+        if path.name not in ("1.png", "2.png"):
+            path.unlink()
+    for split in ("train", "test"):
+        assert sum("bus/" in path for path in list_pictures(tmp_path, split)[0]) == 1
+    (tmp_path / "bus" / "2.png").unlink()
+    with pytest.raises(ValueError, match="bus must hold 2 or more pictures, one of them"):
+        list_pictures(tmp_path, "train")
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
