@@ -115,6 +115,7 @@ class _Machine:
                 self.affine_position = fields["offset"]
             elif opcode == Opcode.END:
                 self._require(fields["images"] > 0, Error.FIELD)
+                self._require(loop is None, Error.LOOP)
                 assert fields["images"] == self.images_begun, "END counts other images than IMAGE"
                 self.loads.clear()
                 self.saves.clear()
@@ -234,8 +235,10 @@ class _Machine:
         for name in ("in_h", "in_w", "out_h", "out_w", *sizes):
             self._require(fields[name] > 0, Error.FIELD)
         self._require(fields["top"] <= fields["kernel"] // 2, Error.FIELD)
-        last = (fields["out_h"] - 1) * fields["stride"] + fields["top"]
-        assert last < fields["in_h"], "the centre of an output row is not in the input"
+        bottom = (fields["out_h"] - 1) * fields["stride"] + fields["top"]
+        right = (fields["out_w"] - 1) * fields["stride"]
+        inside = bottom < fields["in_h"] and right < fields["in_w"]
+        assert inside, "the centre of an output pixel is not in the input"
 
     # Instructions without weights.
 
@@ -257,6 +260,7 @@ class _Machine:
         size = fields["out_h"], fields["out_w"], fields["out_words"]
         out = self.tensor(fields["dst"], *size, write=True)
         windows = _windows(image, fields).reshape(*out.shape[:2], -1)
+        assert windows.shape[2] <= out.shape[2], "IMAGE has more channels than room for them"
         out[:, :, : windows.shape[2]] = windows
 
     def _pool(self, fields: dict[str, int]) -> None:
@@ -351,7 +355,7 @@ class _Convolution:
 
     def _check(self) -> None:
         machine, f = self._machine, self._fields
-        sizes = ("in_words", "blocks", "images", "tile_images", "tile_rows", "passes")
+        sizes = "in_words out_words blocks images tile_images tile_rows passes count".split()
         machine.check_fields(f, *sizes)
         pixels = f["tile_images"] * f["tile_rows"] * f["out_w"]
         if (
@@ -360,6 +364,7 @@ class _Convolution:
             or (f["free"] and not f["frozen"])
             or (f["cached"] and not machine.parameters["mask_cache"])
             or (f["tile_images"] > 1 and f["tile_rows"] != f["out_h"])
+            or not (f["logits"] or 1 <= f["out_bits"] <= 8)
         ):
             raise Fault(Error.FIELD, machine.pc)
         if f["logits"]:
@@ -450,6 +455,8 @@ class _Convolution:
         )
         # Stored bits: [rows, taps, groups of 8 channels, bits of the group].
         m = 8 >> f["free"]
+        expected = taps * lane_words * self._rows * self._lanes * m // 8
+        assert bits.size == expected, f"{bits.size} mask bits a block, not {expected}"
         stored = bits.reshape(taps, lane_words, self._rows, self._lanes // 8, m)
         stored = stored.transpose(2, 0, 1, 3, 4).reshape(self._rows, taps, -1, m)
         masks = _expand(stored, sign < 0, freeze < 0).reshape(self._rows, taps, channels)
