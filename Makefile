@@ -48,6 +48,8 @@ test: setup
 # The cocotb benches, then random networks on every target; SEED=... COUNT=... TARGETS=... choose.
 regress: setup
 	$(BIN)/python -m pytest -q verif/tests/test_rtl_*.py
+	$(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
+		--seed $(SEED) --count $(COUNT) --targets $(TARGETS)
 	@for target in $(TARGETS); do \
 		$(BIN)/hiddenfold verify --target $$target --seed $(SEED) --count $(COUNT) || exit 1; \
 	done
@@ -82,6 +84,7 @@ types: setup
 	@ln -sfn $(CURDIR)/verif/golden build/types/hiddenfold/verif/golden
 	@ln -sfn $(CURDIR)/verif/bench build/types/hiddenfold/verif/bench
 	@ln -sfn $(CURDIR)/verif/formal build/types/hiddenfold/verif/formal
+	@ln -sfn $(CURDIR)/verif/second build/types/hiddenfold/verif/second
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hiddenfold
 
 clean:

@@ -43,6 +43,8 @@ __all__ = [
     "compare_layers",
     "compare_run",
     "network_limits",
+    "random_batch",
+    "random_memory",
     "untrained",
     "verify",
 ]
@@ -138,8 +140,8 @@ def check_model(accelerator: Accelerator, model: Model, target: Target, seed: in
 
     An error of the accelerator counts as a mismatch.
     """
-    batch, images = _random_batch(model, target, seed)
-    act_words = _random_memory(model, target, seed) if batch == 1 else None
+    batch, images = random_batch(model, target, seed)
+    act_words = random_memory(model, target, seed) if batch == 1 else None
     rng = np.random.default_rng([seed, 1])
     pictures = np.stack([random_image(rng, *model.image) for _ in range(images)])
     golden = Golden(model).trace(pictures)
@@ -158,7 +160,7 @@ def check_model(accelerator: Accelerator, model: Model, target: Target, seed: in
     return result
 
 
-def _random_batch(model: Model, target: Target, seed: int) -> tuple[int, int]:
+def random_batch(model: Model, target: Target, seed: int) -> tuple[int, int]:
     """The batch of a seed, as far as it fits the target, and a number of images to run."""
     rng = np.random.default_rng([seed, 2])
     wanted = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.25, 0.2, 0.15]))
@@ -167,7 +169,7 @@ def _random_batch(model: Model, target: Target, seed: int) -> tuple[int, int]:
     return batch, 2 if batch == 1 else batch + filled_up
 
 
-def _random_memory(model: Model, target: Target, seed: int) -> int | None:
+def random_memory(model: Model, target: Target, seed: int) -> int | None:
     """Now and then, few words of activation memory: so few that the network must spill tensors."""
     rng = np.random.default_rng([seed, 3])
     if rng.random() < 0.3:
