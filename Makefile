@@ -25,7 +25,7 @@ help:
 	@echo "make test     all tests, under 20 minutes on 2 cores"
 	@echo "make regress  the long regression: random networks on every target"
 	@echo "make formal   proofs by k-induction: generator, AXI handshakes"
-	@echo "make bench    speed of the search, the golden model and the simulated accelerator"
+	@echo "make bench    speed of the search, the golden model, the simulated accelerator and the driver"
 	@echo "make docs     generated pages: register map, report, command reference, into out/docs"
 	@echo "make lint     style;  make types  static types;  make format  rewrite files"
 	@echo "make clean    remove what the build made, but .venv;  make distclean  that too"
@@ -56,6 +56,7 @@ regress: setup
 
 bench: setup
 	$(BIN)/python -m hiddenfold.verif.bench.speed
+	$(BIN)/python -m hiddenfold.verif.bench.driver_speed
 	$(BIN)/python -m hiddenfold.verif.bench.table
 
 docs: setup

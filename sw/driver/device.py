@@ -2,15 +2,19 @@
 """The low-level interface to an accelerator: registers, memory and the passing of time.
 
 :class:`Device` is all that :class:`~hiddenfold.sw.driver.accelerator.Accelerator` knows of a board
-or a simulator. A new kind of device implements it and registers a URL scheme with
-:func:`register`.
+or a simulator. A new kind of device implements it and gets a URL scheme from :func:`register`, or
+from an installed package with an entry point in the group :data:`ENTRY_POINTS`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from typing import Self
 
 import numpy as np
+
+#: Group of the entry points that add URL schemes: ``my-board = "my_package:open_board"``.
+ENTRY_POINTS = "hiddenfold.devices"
 
 
 class DeviceError(RuntimeError):
@@ -21,11 +25,17 @@ class Device(ABC):
     """An accelerator's AXI4-Lite registers and the memory that its AXI4 port sees.
 
     Addresses are those the accelerator uses. A device is a context manager; :meth:`close` frees it.
+    It need not be safe for threads: :class:`~hiddenfold.sw.driver.accelerator.Accelerator` lets one
+    thread at a time use it.
     """
 
     #: First address and size in bytes of the memory that the host may use.
     memory_base: int
     memory_size: int
+    #: What :meth:`write_memory` wrote has been compared with what the memory holds.
+    checks_writes = False
+    #: Memory is reached by a link so slow that nothing is to be written without need.
+    slow_memory = False
 
     @abstractmethod
     def read32(self, offset: int) -> int:
@@ -34,6 +44,15 @@ class Device(ABC):
     @abstractmethod
     def write32(self, offset: int, value: int) -> None:
         """Write the 32-bit register at a byte offset; raise :class:`DeviceError` on failure."""
+
+    def read_registers(self, offset: int, count: int) -> list[int]:
+        """Return ``count`` registers from a byte offset on, read in ascending order."""
+        return [self.read32(offset + 4 * i) for i in range(count)]
+
+    def write_registers(self, offset: int, values: Sequence[int]) -> None:
+        """Write registers from a byte offset on, in ascending order."""
+        for i, value in enumerate(values):
+            self.write32(offset + 4 * i, value)
 
     @abstractmethod
     def read_memory(self, address: int, size: int) -> np.ndarray:
@@ -53,7 +72,10 @@ class Device(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Pulse ``aresetn``; memory keeps its contents."""
+        """Pulse ``aresetn``; memory keeps its contents.
+
+        Raises :class:`DeviceError` where the host has no means to do that.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -94,10 +116,13 @@ def open_device(url: str, **options) -> Device:
     if not isinstance(url, str):
         raise TypeError(f"device URL must be a string, not {url!r}")
     scheme, _, rest = url.partition(":")
-    if scheme not in _OPENERS:
-        known = ", ".join(sorted(_OPENERS))
+    if scheme in _OPENERS:
+        return _OPENERS[scheme](rest, **options)
+    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if scheme not in plugins:
+        known = ", ".join(sorted({*_OPENERS, *plugins}))
         raise ValueError(f"device URL must start with one of {known}, not {url!r}")
-    return _OPENERS[scheme](rest, **options)
+    return plugins[scheme].load()(rest, **options)
 
 
 def _open_rtl(rest: str, **options) -> Device:
@@ -107,4 +132,25 @@ def _open_rtl(rest: str, **options) -> Device:
     return RtlDevice.open(rest, **options)
 
 
+def _open_serial(rest: str, **options) -> Device:
+    from hiddenfold.sw.driver.uart import open_serial
+
+    return open_serial(rest, **options)
+
+
+def _open_litex(rest: str, **options) -> Device:
+    from hiddenfold.sw.driver.litex import open_litex
+
+    return open_litex(rest, **options)
+
+
+def _open_uio(rest: str, **options) -> Device:
+    from hiddenfold.sw.driver.uio import UioDevice
+
+    return UioDevice.open(rest, **options)
+
+
 register("rtl", _open_rtl)
+register("serial", _open_serial)
+register("litex", _open_litex)
+register("uio", _open_uio)

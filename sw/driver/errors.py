@@ -22,6 +22,18 @@ REMEDIES = {
     "model for its target",
 }
 
+#: Errors after which what is in memory is not to be trusted.
+DAMAGED = frozenset(
+    {
+        Error.OPCODE,
+        Error.INSTRUCTION_SIGNATURE,
+        Error.MASK_SIGNATURE,
+        Error.AFFINE_SIGNATURE,
+        Error.LOOP,
+        Error.FIELD,
+    }
+)
+
 
 class AcceleratorError(RuntimeError):
     """A run or a load failed.

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver on a scripted device: what it writes, and how it fails."""
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from hiddenfold.hw import regmap
 from hiddenfold.hw.isa import Error, Opcode
+from hiddenfold.sw.driver import control
+from hiddenfold.sw.driver import device as device_module
 from hiddenfold.sw.driver.accelerator import (
     Accelerator,
     AcceleratorError,
@@ -50,9 +55,12 @@ class ScriptedDevice(Device):
 
     def write32(self, offset, value):
         name = _BY_OFFSET[offset]
+        if name == "STATUS":
+            value = self.values[name] & ~value
         self.values[name] = value
         if name == "CONTROL" and value & regmap.CONTROL_START:
             self._start()
+            self.values[name] &= regmap.CONTROL_IRQ_ENABLE
         if name == "CONTROL" and value & regmap.CONTROL_ABORT and self.ending == "abortable":
             self.values |= {"STATUS": regmap.STATUS_ERROR, "ERROR": Error.ABORTED}
 
@@ -131,6 +139,11 @@ def make_program(**changes) -> Program:
     return Program(**fields | changes)
 
 
+OTHER = make_program(memory=make_program().memory + bytes(64))
+#: Where the list of programs is written to.
+DIRECTORY = (BASE + SIZE - 256, 256)
+
+
 def make_images(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (number, 2, 3, 3), np.uint8)
 
@@ -196,11 +209,182 @@ def test_a_last_batch_is_filled_up(count):
 
 def test_program_is_loaded_once():
     accelerator, device = opened()
-    count = len(device.memory_writes)
+    device.memory_writes.clear()
     accelerator.load(make_program())
-    assert len(device.memory_writes) == count
-    accelerator.load(make_program(memory=make_program().memory + bytes(64)))
-    assert len(device.memory_writes) == count + 1
+    assert not device.memory_writes
+    accelerator.load(OTHER)
+    assert device.memory_writes == [(BASE + 256, 320), DIRECTORY]
+
+
+def test_programs_stay_side_by_side():
+    accelerator, device = opened()
+    accelerator.load(OTHER)
+    device.memory_writes.clear()
+    for program, place in ((make_program(), BASE), (OTHER, BASE + 256)) * 2:
+        accelerator.load(program)
+        assert accelerator.run(make_images(1)).images == 1
+        start = device.starts[-1]
+        assert (start["PROGRAM"], start["PROGRAM_SIZE"]) == (place, len(program.memory))
+        assert start["IMAGE"] == BASE + 256 + 320
+    assert not device.resets
+    assert all(address >= BASE + 576 for address, _ in device.memory_writes)
+
+
+def test_program_is_found_by_the_next_host_program():
+    accelerator, device = opened()
+    accelerator.load(OTHER)
+    device.memory_writes.clear()
+    again = Accelerator(device)
+    again.load(OTHER)
+    assert not device.memory_writes
+    device.memory[256] ^= 1  # OTHER's first byte
+    again = Accelerator(device)
+    again.load(OTHER)
+    assert (BASE + 256, 320) in device.memory_writes
+
+
+def test_damaged_directory_is_no_directory():
+    accelerator, device = opened()
+    device.memory[-200] ^= 1
+    device.memory_writes.clear()
+    Accelerator(device).load(make_program())
+    assert device.memory_writes == [(BASE, 256), DIRECTORY]
+
+
+def test_program_is_written_again_after_the_hardware_found_it_damaged():
+    accelerator, device = opened((Error.MASK_SIGNATURE, 128))
+    with pytest.raises(AcceleratorError, match="load the program again"):
+        accelerator.run(make_images(1))
+    device.memory_writes.clear()
+    accelerator.load(make_program())
+    assert device.memory_writes == [(BASE, 256), DIRECTORY]
+
+
+def test_others_go_when_there_is_no_room():
+    accelerator, device = opened()
+    big = make_program(memory=bytes(SIZE - 640))
+    accelerator.load(big)
+    assert accelerator.program_address == BASE
+    accelerator.load(make_program())
+    assert accelerator.program_address == BASE
+    # One more than the directory can list.
+    for number in range(16):
+        accelerator.load(make_program(memory=bytes([number + 1] * 64)))
+    assert accelerator.program_address == BASE + 64
+    assert accelerator.run(make_images(1)).images == 1
+
+
+def test_program_before_another_keeps_its_place_when_room_is_needed():
+    accelerator, device = opened()
+    accelerator.load(OTHER)
+    needy = make_program(scratch_bytes=SIZE - 1024)
+    accelerator.load(needy)
+    assert accelerator.program_address == BASE
+    assert accelerator.run(make_images(1)).images == 1
+
+
+def test_load_reports_progress():
+    accelerator, _ = opened()
+    seen = []
+    accelerator.load(OTHER, progress=lambda *values: seen.append(values))
+    assert seen == [(320, 320)]
+
+
+def test_submitted_runs_take_turns():
+    accelerator, _ = opened()
+    images = [make_images(n) for n in (1, 2, 3)]
+    futures = [accelerator.submit(part) for part in images]
+    for part, future in zip(images, futures, strict=True):
+        assert np.array_equal(future.result(10).logits[:, 0], part[:, 0, 0, 0])
+    with pytest.raises(TypeError, match="uint8, not float64"):
+        accelerator.submit(np.zeros(3)).result(10)
+
+
+def test_abort_from_another_thread():
+    accelerator, device = opened("abortable")
+    future = accelerator.submit(make_images(1), watchdog=(1 << 32) - 1)
+    while not device.waited:
+        time.sleep(0.001)
+    accelerator.abort()
+    with pytest.raises(AcceleratorError, match="^the run was aborted by the host") as caught:
+        future.result(10)
+    assert caught.value.code == Error.ABORTED
+    assert accelerator.run(make_images(1)).images == 1
+
+
+def test_close_ends_what_is_under_way():
+    accelerator, device = opened("abortable")
+    future = accelerator.submit(make_images(1), watchdog=(1 << 32) - 1)
+    while not device.waited:
+        time.sleep(0.001)
+    accelerator.close()
+    assert device.closed
+    with pytest.raises(AcceleratorError, match="aborted by the host"):
+        future.result(0)
+
+
+def test_accelerator_that_is_busy_is_stopped_first():
+    accelerator, device = opened("abortable")
+    device.write32(regmap.REGISTERS["CONTROL"].offset, regmap.CONTROL_START)
+    accelerator.load(OTHER)
+    assert not device.values["STATUS"] & regmap.STATUS_BUSY
+
+
+def test_hang_without_reset_is_no_hang():
+    accelerator, device = opened("hang")
+
+    def cannot():
+        raise DeviceError("there is no wire")
+
+    device.reset = cannot
+    with pytest.raises(AcceleratorTimeout, match=r"cannot be reset \(there is no wire\)"):
+        accelerator.run(make_images(1), watchdog=5000)
+
+
+def test_register_that_does_not_keep_its_value():
+    accelerator, device = opened()
+    write = device.write32
+
+    def forgetful(offset, value):
+        write(offset, value ^ 4 * (offset == regmap.REGISTERS["OUTPUT"].offset))
+
+    device.write32 = forgetful
+    with pytest.raises(AcceleratorError, match=r"^register OUTPUT reads 0x\w+ after 0x\w+ was"):
+        accelerator.run(make_images(1))
+    assert not device.starts
+
+
+def test_memory_in_place_of_registers(monkeypatch):
+    monkeypatch.setattr(control, "_REACTION_SECONDS", 0.01)
+    accelerator, device = opened()
+    device.write32 = lambda offset, value: device.values.update({_BY_OFFSET[offset]: value})
+    with pytest.raises(AcceleratorError, match="^register STATUS keeps DONE or ERROR, .* memory"):
+        accelerator.run(make_images(1))
+
+
+def test_accelerator_that_does_not_start(monkeypatch):
+    monkeypatch.setattr(control, "_REACTION_SECONDS", 0.01)
+    accelerator, device = opened()
+    device._start = lambda: None
+    with pytest.raises(AcceleratorError, match="^register CONTROL took START, .* in reset$"):
+        accelerator.run(make_images(1))
+
+
+def test_start_that_got_lost_is_repeated():
+    accelerator, device = opened()
+    accelerator.run(make_images(1))
+    write, lost = device.write32, [regmap.REGISTERS["CONTROL"].offset]
+
+    def lossy(offset, value):
+        if value and offset in lost:
+            lost.remove(offset)
+        else:
+            write(offset, value)
+
+    device.write32 = lossy
+    images = make_images(2)
+    assert np.array_equal(accelerator.run(images).logits[:, 0], images[:, 0, 0, 0])
+    assert not lost
 
 
 def test_program_for_another_target_is_refused():
@@ -344,10 +528,43 @@ def test_urls_and_closing():
     with pytest.raises(AcceleratorError):
         Accelerator.open("scripted")
     assert device.closed
-    with pytest.raises(ValueError, match=r"^device URL must start with one of rtl, .*'nothing:x'$"):
+    with pytest.raises(
+        ValueError, match=r"^device URL must start with one of litex, rtl, .*'nothing:x'$"
+    ):
         open_device("nothing:x")
     with pytest.raises(TypeError, match="^device URL must be a string, not None$"):
         open_device(None)
+
+
+def test_scheme_of_another_package(monkeypatch):
+    class Point:
+        name = "my-board"
+
+        def load(self):
+            return lambda rest, **options: (rest, options)
+
+    monkeypatch.setattr(device_module, "entry_points", lambda *, group: [Point()])
+    assert open_device("my-board:7", speed=3) == ("7", {"speed": 3})
+    with pytest.raises(ValueError, match=r"^device URL must start with one of .*my-board, .*'x'$"):
+        open_device("x")
+
+
+def test_nothing_is_kept_of_a_run():
+    accelerator, device = opened()
+    images = make_images(4)
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            accelerator.run(images)
+            device.starts.clear()
+            device.memory_writes.clear()
+            if number == 9:
+                before, _ = tracemalloc.get_traced_memory()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Less than one result's logits for each of 90 runs.
+    assert after - before < 90 * 48
 
 
 def test_memory_range_is_checked():

@@ -189,7 +189,7 @@ def test_error_of_masks_that_are_read_ahead(accelerator, program, images, golden
             continue
         words = fields["count"] * fields["blocks"]
         for place in (fields["offset"], fields["offset"] + 8 * (words - 1)):
-            accelerator.device.add_fault(MEMORY_BASE + place, 1, "SLVERR")
+            accelerator.device.add_fault(accelerator.program_address + place, 1, "SLVERR")
             with pytest.raises(AcceleratorError, match=r"BUS_READ \(5\)") as caught:
                 accelerator.run(images)
             assert caught.value.pc == pc
@@ -202,7 +202,7 @@ def test_bus_errors(accelerator, program, images, golden, answer):
     device = accelerator.device
     masks = field_of(program, Opcode.CONV, "offset")
     accelerator.load(program)
-    device.add_fault(MEMORY_BASE + masks, 1, answer, writes=False)
+    device.add_fault(accelerator.program_address + masks, 1, answer, writes=False)
     with pytest.raises(AcceleratorError, match=r"BUS_READ \(5\)"):
         accelerator.run(images)
     device.clear_faults()
@@ -280,7 +280,7 @@ def test_watchdog(accelerator, program, images, golden):
 def test_memory_that_never_answers_is_no_hang(accelerator, program, images, golden):
     masks = field_of(program, Opcode.CONV, "offset")
     accelerator.load(program)
-    accelerator.device.add_fault(MEMORY_BASE + masks, 1, "no answer")
+    accelerator.device.add_fault(accelerator.program_address + masks, 1, "no answer")
     with pytest.raises(AcceleratorTimeout, match="has been reset"):
         accelerator.run(images, watchdog=5000)
     accelerator.device.clear_faults()

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``litex:`` devices: the bus of a LiteX design by way of ``litex_server`` (Etherbone over TCP).
+
+A packet is a header of 8 bytes and one record: 4 bytes of flags and counts, then for writes a byte
+address and the words, for reads a return address and the address of each word. A read is answered
+by a packet with a write record. All numbers have their most significant byte first.
+"""
+
+import contextlib
+import socket
+import struct
+
+import numpy as np
+
+from hiddenfold.sw.driver.bridge import OPTIONS, BridgeDevice, Link
+from hiddenfold.sw.driver.device import DeviceError
+from hiddenfold.sw.driver.url import split_url
+
+PORT = 1234
+MAGIC = 0x4E6F
+#: Magic, version 1, and 32-bit addresses and words.
+HEADER = struct.pack(">HBB4x", MAGIC, 0x10, 0x44)
+#: The server reads the words of a packet one burst after the other before it answers.
+_MAX_WORDS = 128
+_TIMEOUT = 5.0
+#: Seconds that a server has to greet; old ones do not.
+_GREETING = 0.5
+
+
+class LitexLink(Link):
+    """Words over a TCP connection to litex_server; ``timeout`` seconds for each answer."""
+
+    lossy = True  # the server's own link may be a serial port, which it does not check
+
+    def __init__(self, host: str, port: int = PORT, *, timeout: float = _TIMEOUT):
+        self.name = f"litex_server at {host}:{port}"
+        self._timeout = timeout
+        try:
+            self._socket = socket.create_connection((host, port), timeout)
+        except OSError as error:
+            raise DeviceError(
+                f"{self.name} does not answer: start it on that machine, for example with "
+                f"litex_server --uart --uart-port /dev/ttyUSB0 ({error})"
+            ) from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A line of text about the server.
+        self._socket.settimeout(_GREETING)
+        with contextlib.suppress(TimeoutError):
+            self._socket.recv(128)
+        self._socket.settimeout(timeout)
+
+    def read(self, address: int, count: int) -> np.ndarray:
+        parts = [np.zeros(0, np.uint32)]
+        for first in range(0, count, _MAX_WORDS):
+            size = min(_MAX_WORDS, count - first)
+            places = address + 4 * (first + np.arange(size, dtype=np.uint64))
+            record = struct.pack(">BBBBI", 0, 0x0F, 0, size, 0) + places.astype(">u4").tobytes()
+            self._send(HEADER + record)
+            answer = self._receive(len(HEADER) + 8 + 4 * size)
+            if answer[:2] != HEADER[:2] or answer[len(HEADER) + 2] != size:
+                raise DeviceError(f"{self.name} does not speak Etherbone: check host and port")
+            parts.append(np.frombuffer(answer, ">u4", size, len(HEADER) + 8).astype(np.uint32))
+        return np.concatenate(parts)
+
+    def write(self, address: int, words: np.ndarray) -> None:
+        for first in range(0, len(words), _MAX_WORDS):
+            part = words[first : first + _MAX_WORDS]
+            record = struct.pack(">BBBBI", 0, 0x0F, len(part), 0, address + 4 * first)
+            self._send(HEADER + record + part.astype(">u4").tobytes())
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def _receive(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                part = self._socket.recv(size - len(data))
+            except TimeoutError as error:
+                raise DeviceError(
+                    f"{self.name} did not answer within {self._timeout:g} s: check its link to "
+                    "the board"
+                ) from error
+            except OSError as error:
+                raise self._gone(error) from error
+            if not part:
+                raise self._gone("it closed the connection")
+            data += part
+        return data
+
+    def _gone(self, reason: object) -> DeviceError:
+        return DeviceError(f"{self.name} has gone: start it and open it again ({reason})")
+
+
+def open_litex(rest: str, **options) -> BridgeDevice:
+    """Open ``HOST:PORT?registers=...``, see :class:`.BridgeDevice`."""
+    place, found = split_url("litex", rest, OPTIONS, options)
+    host, _, port = place.partition(":")
+    if port and not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ValueError(f"litex: URL must have a port in 1..65535, not {port!r}")
+    link = LitexLink(host or "localhost", int(port or PORT))
+    try:
+        return BridgeDevice(link, **found)
+    except BaseException:
+        link.close()
+        raise
