@@ -295,11 +295,12 @@ class MappedBoard(Board):
         return True
 
     def _publish(self, control: int | None = None) -> None:
-        """Show the registers that the hardware writes; CONTROL last."""
+        """Show the registers that the hardware writes; STATUS and CONTROL last."""
         self._status = self.device.read32(_STATUS)
         for name, register in regmap.REGISTERS.items():
-            if name != "CONTROL" and register.access != "RW":
+            if name not in ("CONTROL", "STATUS") and register.access != "RW":
                 for offset in range(register.offset, register.offset + 4 + 4 * register.wide, 4):
                     self._registers[offset // 4] = self.device.read32(offset)
+        self._registers[_STATUS // 4] = self._status
         if control is not None:
             self._registers[regmap.REGISTERS["CONTROL"].offset // 4] = control
