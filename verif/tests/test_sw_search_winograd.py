@@ -9,7 +9,7 @@ from hiddenfold.sw.search import winograd
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (1, 1), (3, 7), (6, 5), (9, 12)])
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (1, 1), (2, 2), (1, 2), (3, 7), (6, 5), (9, 12)])
 @pytest.mark.parametrize("channels", [(1, 1), (5, 3)])
 def test_equals_the_direct_way(size: tuple[int, int], channels: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)
