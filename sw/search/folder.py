@@ -56,6 +56,12 @@ def list_pictures(
             "'val/CLASS/*.png' there, or 'CLASS/*.png' ('*.jpg')"
         )
     classes = _classes(root)
+    if not classes and _pictures(root):
+        raise ValueError(
+            f"{root} must hold a folder of pictures for each class, not the pictures themselves: "
+            "their classes are not known; move each one into the folder of its class, with the "
+            f"names of the folders in {_FOLDERS['train']}"
+        )
     if len(classes) < 2:
         raise ValueError(
             f"{root} must hold a folder of pictures for each of 2 or more classes, not "

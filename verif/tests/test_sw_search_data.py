@@ -307,6 +307,12 @@ def test_folder_errors(tmp_path: Path) -> None:
     (flat / "train").mkdir(parents=True)
     with pytest.raises(ValueError, match="folder of pictures for each of 2 or more classes, not 0"):
         list_pictures(flat, "train")
+    # ImageNet's test pictures, as they are downloaded.
+    (flat / "val").mkdir()
+    (flat / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
+    message = "val must hold a folder of pictures for each class, not the pictures themselves"
+    with pytest.raises(ValueError, match=message):
+        list_pictures(flat, "test")
 
 
 def test_folder_without_splits(tmp_path: Path) -> None:
