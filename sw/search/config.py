@@ -203,7 +203,7 @@ class TrainConfig:
     `optimizer` is "sgd" (with `momentum`, in Nesterov's form if `nesterov` is set) or "adam"
     (`momentum` is then its beta1, beta2 is 0.99, and `lr` is in units of the mean |score| of each
     layer when the search starts). The warm-up is given in epochs. `weight_decay` acts on scores,
-    not on batch norms.
+    and with `decay_norms` on the scale and shift of batch norms as well.
     `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
     `precision` is the type of activations and effective weights, "fp32", "bf16" or "auto" (bf16
     where the machine gains from it); scores stay float32.
@@ -225,6 +225,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    decay_norms: bool = False
     warmup: float = 1.0
     label_smoothing: float = 0.1
     crop: str = "padded"

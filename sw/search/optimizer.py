@@ -39,7 +39,8 @@ def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optim
             }
         )
     if norms:
-        groups.append({"params": norms, "base": settings.norm_lr, "weight_decay": 0.0})
+        decay = settings.weight_decay if settings.decay_norms else 0.0
+        groups.append({"params": norms, "base": settings.norm_lr, "weight_decay": decay})
     if adam:
         return torch.optim.Adam(groups, lr=0.0, betas=(settings.momentum, 0.99), fused=True)
     nesterov = settings.nesterov and settings.momentum > 0.0

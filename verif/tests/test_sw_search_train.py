@@ -198,6 +198,14 @@ def test_learning_rate() -> None:
     assert factors == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_weight_decay(everything: bool) -> None:
+    config = tiny_config(model={"affine": "all"}, weight_decay=0.25, decay_norms=everything)
+    *scores, norms = make_optimizer(FoldedResNet(config.model), config.train).param_groups
+    assert {group["weight_decay"] for group in scores} == {0.25}
+    assert norms["weight_decay"] == (0.25 if everything else 0.0)
+
+
 def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
     norm = torch.nn.BatchNorm2d(3, momentum=0.3)
     model = torch.nn.Sequential(norm).eval()
