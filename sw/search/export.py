@@ -28,7 +28,7 @@ from hiddenfold.sw.search.quantize import (
     residual_multiplier,
     short_constants,
 )
-from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.run_directory import load_run, origin
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["build_model", "export_run", "fold_batch_norms", "quantize"]
@@ -78,12 +78,17 @@ def export_run(
     model = dataclasses.replace(
         quantize(model, constants, training.sample(CALIBRATION_IMAGES)),
         accuracy={"float": top1, "golden": None},
-        provenance={"epochs": str(len(log)), "config": config.model.name},
+        provenance=_provenance(config.model.name, len(log), origin(run_dir)),
     )
     if output is not None:
         model.save(output)
         save_constants(output, constants)
     return model
+
+
+def _provenance(name: str, epochs: int, source: str) -> dict[str, str]:
+    notes = {"epochs": str(epochs), "config": name}
+    return notes | {"from": source} if source else notes
 
 
 def build_model(

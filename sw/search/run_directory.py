@@ -17,7 +17,7 @@ from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.state import Row, Search
 
-__all__ = ["RunDirectory", "load_run"]
+__all__ = ["RunDirectory", "load_run", "origin"]
 
 CHECKPOINT = "checkpoint.pt"
 CONFIG = "config.json"
@@ -71,11 +71,20 @@ class RunDirectory:
 
 def load_run(run_dir: str | Path) -> tuple[SearchConfig, FoldedResNet, list[Row]]:
     """Configuration, trained network (evaluation mode, float32, CPU) and log of a run."""
-    run = Path(run_dir)
+    search = _load(Path(run_dir))
+    return search.config, search.model.eval(), search.log
+
+
+def origin(run_dir: str | Path) -> str:
+    """What a run started from, in words; "" for a new search."""
+    return _load(Path(run_dir)).origin
+
+
+def _load(run: Path) -> Search:
     for name in (CONFIG, CHECKPOINT):
         if not (run / name).is_file():
             raise ValueError(f"{run} is not a run directory: it has no {name}")
     config = parse_config(json.loads((run / CONFIG).read_text()))
     search = Search(config, "cpu")
     search.load(run / CHECKPOINT)
-    return config, search.model.eval(), search.log
+    return search

@@ -61,6 +61,8 @@ class Search:
         self.epoch = 0
         self.step = 0
         self.log: list[Row] = []
+        # What the search started from, in words; "" for a new one.
+        self.origin = ""
         # Of the epoch that has begun: loss and right answers (of this process; the mean over
         # processes is that of the batch), seconds.
         self._total = torch.zeros(2, device=self.device)
@@ -214,6 +216,7 @@ class Search:
             "total": self._total,
             "seconds": self._seconds,
             "log": self.log,
+            "origin": self.origin,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -229,6 +232,7 @@ class Search:
         self.epoch = state["epoch"]
         self.step = state["step"]
         self.log = state["log"]
+        self.origin = state.get("origin", "")
         self._total = state["total"]
         self._seconds = state["seconds"]
         self.model.load_state_dict(state["model"])

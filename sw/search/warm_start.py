@@ -26,7 +26,7 @@ from hiddenfold.sw.search.float_network import FloatConstants, load_constants
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.optimizer import make_optimizer
 from hiddenfold.sw.search.plan import check_exportable, plan
-from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.run_directory import load_run, origin
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
@@ -45,13 +45,16 @@ def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
     """
     source = Path(source)
     if source.is_dir():
-        config, network, _ = load_run(source)
+        config, network, log = load_run(source)
+        search.origin = _origin(config.model.name, str(len(log)), origin(source))
         _check_same_config(source, config.model, search.config.model)
         # Quantizers may begin here: they are then not in the state.
         strict = config.model.act_bits == search.config.model.act_bits
         search.model.load_state_dict(network.state_dict(), strict=strict)
     else:
         model = Model.load(source)
+        notes = model.provenance
+        search.origin = _origin(model.name, notes.get("epochs", "?"), notes.get("from", ""))
         _check_same_model(source, model, search.model)
         constants = load_constants(source, model)
         for _, layer in conv_layers(search.model):
@@ -64,6 +67,10 @@ def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
         _set_batch_norms(search.model, constants, moved, settings.batch)
     # Adam's learning rate is in units of the scores.
     search.optimizer = make_optimizer(search.model, search.config.train)
+
+
+def _origin(name: str, epochs: str, origin: str) -> str:
+    return f"{name} of {epochs} epochs" + (f", from {origin}" if origin else "")
 
 
 def _check_same_config(source: Path, found: ModelConfig, wanted: ModelConfig) -> None:

@@ -279,7 +279,8 @@ def test_export_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "train": {"phases": [{"epochs": 1, "size": 16}], "batch": 32},
         }
     )
-    train(config, tmp_path, tmp_path / "run")
+    train(config, tmp_path, tmp_path / "first")
+    train(config, tmp_path, tmp_path / "run", start_from=tmp_path / "first")
     path = tmp_path / "tiny.hfn"
     model = export_run(tmp_path / "run", tmp_path, act_bits=6, output=path)
     loaded = Model.load(path)
@@ -287,6 +288,8 @@ def test_export_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.classes == tuple(names) and loaded.image == (32, 32)
     assert loaded.folded_stages == (1,) and loaded.act_bits == 6
     assert loaded.accuracy["float"] is not None
+    notes = {"epochs": "1", "config": "tiny", "from": "tiny of 1 epochs"}
+    assert loaded.provenance == notes
     assert json.dumps(loaded.summary())
     constants = load_constants(path, loaded)
     assert len(constants) == len(loaded.affine)

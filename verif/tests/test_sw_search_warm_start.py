@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A search that starts from a model file or a run begins with that network."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from hiddenfold.sw.model import Model
 from hiddenfold.sw.search.activation import Quantizer
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import build_model, fold_batch_norms, quantize
 from hiddenfold.sw.search.float_network import save_constants
 from hiddenfold.sw.search.nets import conv_layers
-from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.run_directory import load_run, origin
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.train import train
 from hiddenfold.sw.search.warm_start import warm_start
@@ -111,6 +113,23 @@ def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
     cold = train(config, "", tmp_path / "cold", data=data)
     warm = train(config, "", tmp_path / "warm", data=data, start_from=path)
     assert warm["train_loss"] < 0.8 * cold["train_loss"]
+
+
+def test_model_says_what_its_search_started_from(tmp_path: Path) -> None:
+    run, path = trained(tmp_path)
+    noted = {"epochs": "2", "from": "an older one"}
+    dataclasses.replace(Model.load(path), provenance=noted).save(path)
+    search = Search(configuration(), "cpu")
+    for source, expected in (
+        (run, "tiny of 2 epochs"),
+        (path, "tiny of 2 epochs, from an older one"),
+    ):
+        warm_start(search, source, smooth(128, 1).images)
+        assert search.origin == expected
+    # It is in the checkpoint, and from there in the model.
+    data = smooth(128, 1), smooth(20, 2)
+    train(configuration(), "", tmp_path / "next", data=data, start_from=run)
+    assert origin(tmp_path / "next") == "tiny of 2 epochs" and origin(run) == ""
 
 
 def test_quantization_begins_from_real_numbers(tmp_path: Path) -> None:
