@@ -210,6 +210,8 @@ class TrainConfig:
     `crop` is "padded" (the image, moved by up to `crop_padding` pixels) or "resized" (a part of
     random size and shape, for data sets of picture files). `quantize_from` is the epoch (from 0)
     with which activations of `model.act_bits` bits begin.
+    For the share `soft` of the epochs masks are soft, and for the share `harden` after it they turn
+    into the masks of ones and zeros that all epochs have otherwise (see `MaskedConv2d`).
     `teacher` is the directory of a run (of a network with trained weights, say) whose answers at
     `temperature` are learned too; `distill` is their share of the loss.
     `eval_every` is in epochs; the last epoch is always evaluated. `held_out` is the share of the
@@ -234,6 +236,8 @@ class TrainConfig:
     precision: str = "auto"
     seed: int = 0
     quantize_from: int = 0
+    soft: float = 0.0
+    harden: float = 0.0
     eval_every: int = 1
     held_out: float = 0.0
     teacher: str = ""
@@ -256,11 +260,20 @@ class TrainConfig:
         _at_least("train.seed", self.seed, 0)
         _range("train.quantize_from", self.quantize_from, 0, self.epochs - 1)
         _at_least("train.eval_every", self.eval_every, 1)
+        _range("train.soft", self.soft, 0.0, 1.0)
+        _range("train.harden", self.harden, 0.0, 1.0 - self.soft)
         _range("train.held_out", self.held_out, 0.0, 0.5)
         _range("train.distill", self.distill, 0.0, 1.0)
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"Key 'train.temperature' must be above 0, not {self.temperature!r}")
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
+
+    def softness(self, progress: float) -> float:
+        """How soft masks are after `progress` epochs: 1 is soft, 0 is ones and zeros."""
+        past = progress / self.epochs - self.soft
+        if past < 0.0:
+            return 1.0
+        return 1.0 - past / self.harden if past < self.harden else 0.0
 
     @property
     def epochs(self) -> int:
@@ -299,6 +312,15 @@ class SearchConfig:
             raise ValueError(
                 f"Key 'image' must be {SIZES[0]} to {SIZES[-1]} for dataset {self.dataset!r}, "
                 f"not {self.image!r}"
+            )
+
+        model, train = self.model, self.train
+        hard = model.weights != "signs" or model.magnitude or model.free_eighths != 8
+        if train.soft + train.harden > 0.0 and hard:
+            raise ValueError(
+                "Keys 'train.soft' and 'train.harden' must be 0 unless 'model.weights' is 'signs', "
+                "'model.magnitude' is false and 'model.free_eighths' is 8, not "
+                f"{train.soft!r} and {train.harden!r}"
             )
 
     def _as_known(self, key: str, value: int, known: int | None) -> None:

@@ -27,7 +27,7 @@ from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks, synchronize
 from hiddenfold.sw.search.loss import Loss
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
-from hiddenfold.sw.search.nets import FoldedResNet
+from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
 
 __all__ = ["Row", "Search"]
@@ -37,6 +37,10 @@ Row = dict[str, float]
 
 # Steps between two updates of the figures in the progress bar: reading them waits for the device.
 _SHOW_EVERY = 20
+
+# Steps between two times that soft scores are moved back to where 1/2 is the threshold. In between
+# they move by a few learning rates, which the masks do not notice: those are of the largest scores.
+_RECENTRE_EVERY = 8
 
 
 class Search:
@@ -56,6 +60,11 @@ class Search:
         self.model = FoldedResNet(config.model).to(self.device)
         if ranks.count > 1:
             synchronize(self.model)
+        self._layers = [layer for _, layer in conv_layers(self.model)]
+        self._soft = config.train.soft + config.train.harden > 0.0
+        if self._soft:
+            for layer in self._layers:
+                layer.start_soft()
         self.optimizer = make_optimizer(self.model, config.train)
         self.loss = Loss(config.train)
         self.epoch = 0
@@ -85,6 +94,7 @@ class Search:
                 f"Batch must be at most {len(training)}, the images, not {settings.batch}"
             )
         training = self._at_size(training, size)
+        self._set_softness(self.epoch)
         if self.epoch >= settings.quantize_from:
             sample = training.sample(settings.batch).to(self.device)
             calibrate(self.model, to_float(sample, self.dtype))
@@ -101,10 +111,15 @@ class Search:
         first, began = self.step, time.monotonic()
         with bar:
             for images, labels in self._batches(training, order, range(self.step, steps), padding):
-                self._set_rate(self.epoch + (self.step + 0.5) / steps)
+                progress = self.epoch + (self.step + 0.5) / steps
+                self._set_rate(progress)
+                self._set_softness(progress)
                 self._total += self.train_batch(
                     to_float(images.to(self.device), self.dtype), labels
                 )
+                if self._soft and self.step % _RECENTRE_EVERY == 0:
+                    for layer in self._layers:
+                        layer.recentre()
                 self.step += 1
                 bar.update()
                 if self.step % min(_SHOW_EVERY, steps) == 0:
@@ -182,6 +197,11 @@ class Search:
 
     def _set_rate(self, progress: float) -> float:
         return set_rate(self.optimizer, learning_rate_factor(self.config.train, progress))
+
+    def _set_softness(self, progress: float) -> None:
+        softness = self.config.train.softness(progress) if self._soft else 0.0
+        for layer in self._layers:
+            layer.softness = softness
 
     def _generator(self, step: int = -1) -> torch.Generator:
         """Random numbers of a step of this epoch, or of the order of its images."""

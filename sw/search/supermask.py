@@ -96,6 +96,25 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None, None, None
 
 
+class _SoftStraightThrough(torch.autograd.Function):
+    """weights * a mixture of clipped scores and mask; backward as in `_StraightThrough`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, weights: Tensor, mask: Tensor | None, softness: float
+    ) -> Tensor:
+        ctx.save_for_backward(weights)
+        share = scores.clamp(0.0, 1.0)
+        if mask is not None:
+            share = share.mul_(softness).add_(mask, alpha=1.0 - softness)
+        return share.to(weights.dtype).mul_(weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (weights,) = ctx.saved_tensors
+        return grads[0].float() * weights.float(), None, None, None
+
+
 class MaskedConv2d(nn.Module):
     """Convolution with LFSR signs and a learned mask; no bias.
 
@@ -108,6 +127,9 @@ class MaskedConv2d(nn.Module):
     of frozen weights say nothing.
 
     `generator` and `first_weight` are those of `weight_signs`.
+
+    With a `softness` above 0, which the search sets, a weight takes part by a share of 0 to 1: its
+    score, clipped, mixed (below softness 1) with the mask. `recentre` keeps scores in that range.
 
     With `trained` it is an ordinary convolution: the scores are the weights, and none is masked.
     """
@@ -145,6 +167,7 @@ class MaskedConv2d(nn.Module):
         self.trained = trained
         self.scale = math.sqrt(2.0 / (in_channels * kernel * kernel * top_k))
         self.free_eighths = free_eighths
+        self.softness = 0.0
         weights = torch.empty(0)
         if not trained:
             sign = weight_signs(
@@ -187,6 +210,18 @@ class MaskedConv2d(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.scores, a=math.sqrt(5.0))
 
+    @torch.no_grad()
+    def start_soft(self) -> None:
+        """Draw new scores for soft masks, uniform in 0 .. 1, from the global generator."""
+        nn.init.uniform_(self.scores)
+
+    @torch.no_grad()
+    def recentre(self) -> None:
+        """Move all scores so that the share `top_k` is at 1/2 or above; clip them to 0 .. 1."""
+        flat = self.scores.reshape(-1)
+        threshold = _threshold(flat, kept_weights(flat.numel(), self.top_k))
+        self.scores.add_(0.5 - threshold).clamp_(0.0, 1.0)
+
     def mask(self) -> Tensor:
         """The current mask, bool [Cout, Cin, K, K]."""
         with torch.no_grad():
@@ -202,6 +237,11 @@ class MaskedConv2d(nn.Module):
         """`scale * sign * mask`, differentiable towards the scores, or the trained weights."""
         if self.trained:
             weight = self.scores.to(dtype)
+        elif self.softness > 0.0:
+            mask = self.mask() if self.softness < 1.0 else None
+            weight = _SoftStraightThrough.apply(
+                self.scores, self.weights.to(dtype), mask, self.softness
+            )
         else:
             weight = _StraightThrough.apply(
                 self.scores, self.weights.to(dtype), self.mask(), self.magnitude

@@ -251,6 +251,14 @@ def change(path: str, value: object) -> dict:
         ("train/batch", 1, ValueError, "Key 'train.batch' must be 2 or more, not 1"),
         ("train/lr", -0.5, ValueError, "Key 'train.lr' must be 0 to inf, not -0.5"),
         ("train/lr", float("nan"), ValueError, "Key 'train.lr' must be 0 to inf, not nan"),
+        ("train/soft", 1.5, ValueError, "Key 'train.soft' must be 0 to 1, not 1.5"),
+        (
+            "train/soft",
+            0.5,
+            ValueError,
+            "Keys 'train.soft' and 'train.harden' must be 0 unless 'model.weights' is 'signs', "
+            "'model.magnitude' is false and 'model.free_eighths' is 8, not 0.5 and 0.0",
+        ),
         ("train/warmup", 6.0, ValueError, "Key 'train.warmup' must be 0 to 5, not 6.0"),
         (
             "train/precision",

@@ -104,6 +104,35 @@ def test_straight_through_gradient(magnitude: bool) -> None:
     assert torch.allclose(layer.scores.grad, expected)
 
 
+def test_soft_masks() -> None:
+    layer = MaskedConv2d(5, 4, 3, 1, seed_state=1, stream=0, top_k=0.4, magnitude=False)
+    layer.start_soft()
+    scores = layer.scores.detach() * 1.5 - 0.25
+    layer.scores.data.copy_(scores)
+    upstream = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(1))
+    for softness in (1.0, 0.25, 0.0):
+        layer.softness = softness
+        layer.scores.grad = None
+        share = softness * scores.clamp(0, 1) + (1 - softness) * layer.mask().float()
+        weight = layer.effective_weight()
+        assert torch.allclose(weight, share * layer.weights)
+        weight.mul(upstream).sum().backward()
+        # Straight through: also where scores are clipped.
+        assert torch.allclose(layer.scores.grad, upstream * layer.weights)
+
+
+def test_recentred_scores_have_their_threshold_at_half() -> None:
+    layer = MaskedConv2d(16, 20, 3, 1, seed_state=1, stream=0, top_k=0.3, magnitude=False)
+    layer.start_soft()
+    mask = layer.mask()
+    layer.recentre()
+    scores = layer.scores.detach()
+    assert int((scores >= 0.5).sum()) == kept_weights(scores.numel(), 0.3)
+    assert torch.equal(layer.mask(), mask) and torch.equal(scores >= 0.5, mask)
+    # The threshold was near 0.7.
+    assert float(scores.min()) == 0.0 and 0.7 < float(scores.max()) < 0.9
+
+
 def test_weights_are_the_lfsr_signs_under_the_mask() -> None:
     net = small_net()
     state = signs.splitmix64(net.config.seed)

@@ -19,6 +19,8 @@ from hiddenfold.sw.search.precision import resolve
 from hiddenfold.sw.search.run_directory import load_run
 from hiddenfold.sw.search.train import train
 
+SOFT = {"model": {"magnitude": False}, "optimizer": "adam", "lr": 0.03, "norm_lr": 0.01}
+SOFT |= {"weight_decay": 0.0, "soft": 0.4, "harden": 0.4}
 TRAINED = {"weights": "trained", "top_k": 1.0, "affine": "all"}
 
 
@@ -72,8 +74,9 @@ def one_thread():
         {"precision": "bf16"},
         {"optimizer": "adam", "lr": 0.02, "norm_lr": 0.005, "weight_decay": 0.0},
         {"model": TRAINED, "lr": 0.05, "nesterov": False},
+        SOFT,
     ],
-    ids=["sgd", "bf16", "adam", "trained weights"],
+    ids=["sgd", "bf16", "adam", "trained weights", "soft"],
 )
 def test_search_learns(tmp_path: Path, changes: dict) -> None:
     split = synthetic(256, 1), synthetic(100, 2)
@@ -115,9 +118,10 @@ def test_momentum(nesterov: bool) -> None:
     )
 
 
-def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, SOFT], ids=["masks", "soft masks"])
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, changes: dict) -> None:
     split = synthetic(96, 1), synthetic(20, 2)
-    config = tiny_config()
+    config = tiny_config(**changes)
     train(config, "", tmp_path / "whole", data=split)
 
     # Stop in the middle of the third epoch, and later, after a crash, between two epochs.
@@ -204,6 +208,23 @@ def test_weight_decay(everything: bool) -> None:
     *scores, norms = make_optimizer(FoldedResNet(config.model), config.train).param_groups
     assert {group["weight_decay"] for group in scores} == {0.25}
     assert norms["weight_decay"] == (0.25 if everything else 0.0)
+
+
+def test_softness() -> None:
+    settings = tiny_config(**SOFT).train
+    found = [settings.softness(x) for x in (0.0, 1.9, 2.0, 3.0, 4.0, 5.0)]
+    assert found == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
+    assert tiny_config().train.softness(0.0) == 0.0
+
+
+def test_soft_search_ends_with_masks(tmp_path: Path) -> None:
+    """A network that is loaded from a run has masks, also while the search is soft."""
+    split = synthetic(64, 1), synthetic(20, 2)
+    train(tiny_config(**SOFT), "", tmp_path, data=split, minutes=1e-9)
+    for _, layer in conv_layers(load_run(tmp_path)[1]):
+        weight = layer.effective_weight().detach()
+        kept = weight[weight != 0]
+        assert len(kept) == round(0.5 * weight.numel()) and len(kept.abs().unique()) == 1
 
 
 def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
