@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/setup.stamp
 
-.PHONY: help setup demo test regress formal bench docs lint format types clean distclean
+.PHONY: help setup demo test regress formal bench docs lint format tree types clean distclean
 
 help:
 	@echo "make setup    create .venv with everything (quick when nothing changed)"
@@ -26,7 +26,7 @@ help:
 	@echo "make regress  the long regression: random networks on every target"
 	@echo "make formal   proofs by k-induction: generator, AXI handshakes"
 	@echo "make bench    speed of the search, the golden model, the simulated accelerator and the driver"
-	@echo "make docs     generated pages: register map, report, command reference, into out/docs"
+	@echo "make docs     the documentation as a site, with a report: out/docs/index.html"
 	@echo "make lint     style;  make types  static types;  make format  rewrite files"
 	@echo "make clean    remove what the build made, but .venv;  make distclean  that too"
 
@@ -59,11 +59,10 @@ bench: setup
 	$(BIN)/python -m hiddenfold.verif.bench.driver_speed
 	$(BIN)/python -m hiddenfold.verif.bench.table
 
-docs: setup
-	@mkdir -p out/docs
-	$(BIN)/hiddenfold generate --target ulx3s-85f -o out/docs/ulx3s-85f
+docs: setup tree
+	$(PIP) install --quiet --constraint constraints.txt $(PIP_EXTRA) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	$(BIN)/hiddenfold report -o out/docs/report
-	$(BIN)/python -m hiddenfold.sw.commands.reference > out/docs/commands.txt
 
 formal: setup
 	$(BIN)/python -m hiddenfold.verif.formal out/formal
@@ -77,15 +76,13 @@ format: setup
 	$(BIN)/ruff format .
 
 # Static tools do not follow the import hook of an editable install: show them the packages as links.
-types: setup
+tree:
 	@mkdir -p build/types/hiddenfold/verif
-	@ln -sfn $(CURDIR)/hw build/types/hiddenfold/hw
-	@ln -sfn $(CURDIR)/gen build/types/hiddenfold/gen
-	@ln -sfn $(CURDIR)/sw build/types/hiddenfold/sw
-	@ln -sfn $(CURDIR)/verif/golden build/types/hiddenfold/verif/golden
-	@ln -sfn $(CURDIR)/verif/bench build/types/hiddenfold/verif/bench
-	@ln -sfn $(CURDIR)/verif/formal build/types/hiddenfold/verif/formal
-	@ln -sfn $(CURDIR)/verif/second build/types/hiddenfold/verif/second
+	@for folder in hw gen sw verif/golden verif/bench verif/formal verif/second; do \
+		ln -sfn $(CURDIR)/$$folder build/types/hiddenfold/$$folder; \
+	done
+
+types: setup tree
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hiddenfold
 
 clean:

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hiddenfold.gen import ports
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import isa, regmap
 
@@ -47,9 +48,9 @@ def generate(target: Target, out_dir: str | Path, *, portable: bool = False) -> 
 
     `portable` leaves out vendor cells: the same function cycle by cycle, made for simulation.
 
-    The files are `hiddenfold.v`, `address_map.json`, `hiddenfold.h`, `registers.md` and
-    `manifest.json`. The folder appears with all of them; if it exists, its manifest is taken away
-    first and put back last, so a folder with a manifest is complete.
+    The files are `hiddenfold.v`, `address_map.json`, `hiddenfold.h`, `registers.md`, `ports.md`
+    and `manifest.json`. The folder appears with all of them; if it exists, its manifest is taken
+    away first and put back last, so a folder with a manifest is complete.
 
     Returns the object that `hiddenfold generate --json` prints: `target`, `verilog` (path),
     `rows`, `lanes`, `planes`, `macs_per_cycle` and `address_map` (byte offsets by register name).
@@ -60,6 +61,7 @@ def generate(target: Target, out_dir: str | Path, *, portable: bool = False) -> 
         "address_map.json": json.dumps(register_map(target), indent=2) + "\n",
         f"{TOP}.h": c_header(target),
         "registers.md": markdown(target),
+        "ports.md": ports.markdown(target),
     }
     manifest = {
         "format": 1,

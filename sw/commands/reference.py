@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m hiddenfold.sw.commands.reference``: the help of all commands, one after the other."""
+"""The help of all commands, for the documentation."""
+
+import argparse
 
 from hiddenfold.sw.cli import build_parser
 
-__all__ = ["reference"]
+__all__ = ["markdown"]
 
 
-def reference() -> str:
-    """The text."""
+def markdown() -> str:
+    """The help of all commands as a page of Markdown."""
     parser, commands = build_parser()
-    rule = f"\n{'-' * 78}\n\n"
-    return rule.join(part.format_help() for part in (parser, *commands.values()))
+    lines = ["# Commands", "", _help(parser)]
+    for name, command in commands.items():
+        lines += [f"## {name}", "", _help(command)]
+    return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    print(reference(), end="")
+def _help(parser: argparse.ArgumentParser) -> str:
+    return f"```text\n{parser.format_help()}```\n"

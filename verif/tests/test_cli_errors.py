@@ -11,7 +11,7 @@ from PIL import Image
 
 from hiddenfold.gen.tools import ToolError
 from hiddenfold.sw.cli import main
-from hiddenfold.sw.commands.reference import reference
+from hiddenfold.sw.commands.reference import markdown
 from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.driver.errors import AcceleratorError
 from hiddenfold.sw.model import Model
@@ -72,7 +72,7 @@ def test_top_level_help_names_every_command(capsys):
 
 
 def test_reference_has_every_command():
-    text = reference()
+    text = markdown()
     for command in COMMANDS:
         assert f"usage: hiddenfold {command} " in text
 

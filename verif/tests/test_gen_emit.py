@@ -15,7 +15,14 @@ from hiddenfold.gen.tools import find_compiler
 from hiddenfold.hw import isa, regmap
 
 TARGET = Target.load("sim-tiny")
-FILES = {"hiddenfold.v", "hiddenfold.h", "address_map.json", "registers.md", "manifest.json"}
+FILES = {
+    "hiddenfold.v",
+    "hiddenfold.h",
+    "address_map.json",
+    "registers.md",
+    "ports.md",
+    "manifest.json",
+}
 
 
 @pytest.fixture(scope="module")
