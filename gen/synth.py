@@ -12,7 +12,7 @@ from typing import Any
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.tools import run_yosys
 
-__all__ = ["SYNTHESIS_FAMILIES", "TOPS", "count_cells", "synthesize"]
+__all__ = ["SYNTHESIS_FAMILIES", "TOPS", "count_cells", "synthesis_script", "synthesize"]
 
 TOPS = ("array", "core")
 
@@ -80,9 +80,8 @@ def synthesize(target: Target, family: str, top: str = "core") -> dict[str, Any]
     name, text = _verilog(target, family, top)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.v").write_text(text)
-        keep = "; ".join(f"setattr -mod -set keep_hierarchy 1 {module}" for module in _REPEATED)
         run_yosys(
-            f"read_verilog design.v; {keep}; {_COMMANDS[family]} -top {name}; "
+            f"read_verilog design.v; {synthesis_script(family, name)}; "
             "tee -q -o stat.json stat -json",
             cwd=Path(folder),
         )
@@ -97,6 +96,12 @@ def synthesize(target: Target, family: str, top: str = "core") -> dict[str, Any]
         "lut_per_mac": counts["lut"] / target.macs_per_cycle,
         "carry": cells.get(_CARRY[family], 0),
     }
+
+
+def synthesis_script(family: str, top: str) -> str:
+    """Yosys commands that map a design that has been read to the cells of a family."""
+    keep = "; ".join(f"setattr -mod -set keep_hierarchy 1 {module}" for module in _REPEATED)
+    return f"{keep}; {_COMMANDS[family]} -top {top}"
 
 
 def count_cells(cells: Mapping[str, int], family: str) -> dict[str, int]:

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``generate``, ``compile`` and ``synth``: the hardware of a target, and programs for it."""
+"""``generate``, ``compile``, ``synth`` and ``build``: hardware of a target, programs for it."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.commands.common import Outcome, add_batch, add_command, format_bytes
+from hiddenfold.sw.commands.common import (
+    Outcome,
+    add_batch,
+    add_command,
+    at_least,
+    format_bytes,
+    positive,
+)
+from hiddenfold.sw.progress import progress_line
 
 __all__ = ["register"]
 
@@ -56,6 +64,32 @@ def register(commands: Any) -> None:
         choices=("array", "core"),
         default="core",
         help="the masked array alone or everything (default: core)",
+    )
+
+    parser = add_command(
+        commands,
+        "build",
+        build,
+        "make the bitstream of a target for a board",
+        example="hiddenfold build --target ulx3s-85f -o build/ulx3s",
+        detail="Runs Yosys, nextpnr-ecp5 and ecppack; half an hour or more for ulx3s-85f. What is "
+        "done stays in DIR: a build that was interrupted goes on from there. Exit code 1 when "
+        "timing is not met.",
+    )
+    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, help="default: build/BOARD-TARGET"
+    )
+    parser.add_argument("--board", default="ulx3s", help="the board (default: ulx3s)")
+    parser.add_argument(
+        "--clock", metavar="MHZ", type=positive, help="the accelerator's (default: the target's)"
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="S",
+        type=at_least(0),
+        default=1,
+        help="start of the placement (default: 1)",
     )
 
 
@@ -130,3 +164,23 @@ def synth(args: argparse.Namespace) -> Outcome:
         f"{data['lut_per_mac']:.1f} {kind} each"
     )
     return Outcome(data, text)
+
+
+def build(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold build``."""
+    from hiddenfold.gen.build import build as make
+    from hiddenfold.gen.target import Target
+    from hiddenfold.gen.timing import summary
+
+    target = Target.load(args.target)
+    folder = args.output or Path("build", f"{args.board}-{target.name}")
+    with progress_line() as progress:
+        data = make(
+            target,
+            folder,
+            board=args.board,
+            clock_mhz=args.clock,
+            seed=args.seed,
+            progress=progress,
+        )
+    return Outcome(data, summary(data), int(not data["timing_met"]))

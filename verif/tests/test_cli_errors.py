@@ -26,6 +26,7 @@ COMMANDS = (
     "generate",
     "compile",
     "synth",
+    "build",
     "explore",
     "run",
     "verify",

