@@ -25,7 +25,16 @@ from litex.soc.cores.clock import ECP5PLL
 from litex.soc.cores.uart import RS232PHY, UARTBone
 from litex.soc.interconnect import axi, wishbone
 from litex_boards.platforms import radiona_ulx3s
-from migen import ClockDomain, ClockDomainsRenamer, ClockSignal, Instance, ResetSignal
+from migen import (
+    ClockDomain,
+    ClockDomainsRenamer,
+    ClockSignal,
+    Instance,
+    ResetInserter,
+    ResetSignal,
+    Signal,
+)
+from migen.genlib.resetsync import AsyncResetSynchronizer
 
 from hiddenfold.hw.boards.sdram import SdramStart
 
@@ -46,7 +55,7 @@ class Ulx3s(LiteXModule):
     """The design; ``clock`` (Hz) is the accelerator's, ``baud`` the UART's."""
 
     def __init__(self, platform, *, clock: float, baud: float, bus_bits: int):
-        self.clocks = _Clocks(platform, clock)
+        self.clocks = clocks = _Clocks(platform, clock)
         # The smallest chip; the others have more columns, which stay unused.
         chip = IS42S16160(SYS_HZ, "1:2")
         self.phy = HalfRateGENSDRPHY(platform.request("sdram"), SYS_HZ)
@@ -55,9 +64,12 @@ class Ulx3s(LiteXModule):
         )
         self.start = SdramStart(self.phy, self.controller.dfi, chip.timing_settings)
         self.crossbar = LiteDRAMCrossbar(self.controller.interface)
+        # The controller works from the beginning, but nobody hears it before the start is over.
+        self.comb += clocks.core_reset.eq(~self.start.done)
 
         self.serial = RS232PHY(platform.request("serial"), SYS_HZ, baud)
-        self.host = UARTBone(self.serial, SYS_HZ)
+        self.host = ResetInserter()(UARTBone(self.serial, SYS_HZ))
+        self.comb += self.host.reset.eq(~self.start.done)
         memory = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         registers = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         self.decoder = wishbone.Decoder(
@@ -95,7 +107,10 @@ class Ulx3s(LiteXModule):
 
 
 class _Clocks(LiteXModule):
-    """Clock domains ``sys``, ``sys2x``, ``sys2x_ps`` (of the SDRAM's clock pin) and ``core``."""
+    """Clock domains ``sys``, ``sys2x``, ``sys2x_ps`` (of the SDRAM's clock pin) and ``core``.
+
+    ``core_reset`` holds the last one in reset.
+    """
 
     def __init__(self, platform, clock: float):
         self.cd_sys = ClockDomain("sys")
@@ -111,7 +126,11 @@ class _Clocks(LiteXModule):
         self.bus_pll.create_clkout(self.cd_sys, SYS_HZ)
         self.bus_pll.create_clkout(self.cd_sys2x, 2 * SYS_HZ)
         self.bus_pll.create_clkout(self.cd_sys2x_ps, 2 * SYS_HZ, phase=180, with_reset=False)
-        self.core_pll.create_clkout(self.cd_core, clock, margin=1e-3)
+        self.core_pll.create_clkout(self.cd_core, clock, margin=1e-3, with_reset=False)
+        self.core_reset = Signal()
+        self.specials += AsyncResetSynchronizer(
+            self.cd_core, ~self.core_pll.locked | self.core_reset
+        )
         self.specials += DDROutput(1, 0, platform.request("sdram_clock"), ClockSignal("sys2x_ps"))
 
 
