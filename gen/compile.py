@@ -9,6 +9,7 @@ from typing import Any
 
 from hiddenfold.gen import limits
 from hiddenfold.gen.actions import Action, actions
+from hiddenfold.gen.bus import Memory
 from hiddenfold.gen.code import Code
 from hiddenfold.gen.graph import build
 from hiddenfold.gen.limits import CompileError
@@ -32,13 +33,15 @@ def compile_model(
     trace: bool = False,
     batch: int = 1,
     act_words: int | None = None,
+    external: Memory | None = None,
 ) -> Program:
     """Compile `model` for `target`.
 
     With `trace` the program also writes every tensor that `unfold`, `conv` and `maxpool` make to
     the output, in each iteration. `batch` images go through the network together. `act_words`, a
     power of two, is how many words of the activation memory the program may use, by default all:
-    with fewer of them small networks show how large ones run.
+    with fewer of them small networks show how large ones run. `external` is the memory that cycles
+    are predicted for.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def compile_model(
     memory = code + affine_bytes + masks.section.bytes()
     if len(memory) >= 1 << 32:
         raise CompileError(f"Memory image must be below 2^32 bytes, not {len(memory)}")
-    expected = forecast(program, target, masks.eighths, cached)
+    expected = forecast(program, target, masks.eighths, cached, external)
     layers = _layers(model, program, expected, target)
     traced, order = _trace(model, program, target) if trace else (None, None)
     return Program(
@@ -161,6 +164,10 @@ def _layers(
                 "macs": execution.macs,
                 "ideal_cycles": bit_macs / (target.rows * target.lanes * target.planes),
                 "predicted_cycles": each(estimate.cycles),
+                "predicted_array_cycles": each(estimate.array),
+                "predicted_tile_stalls": each(estimate.tile_stalls),
+                "predicted_drain_stalls": each(estimate.drain_stalls),
+                "predicted_transfer_stalls": each(estimate.fences),
                 "mask_bytes": each(estimate.mask_bytes),
                 "affine_bytes": each(estimate.affine_bytes),
                 "in": list(execution.in_shape),

@@ -1,36 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cycles and bytes of a whole program: its instructions and transfers one after the other.
+"""Cycles and bytes of a whole program: its instructions and transfers, one after the other.
 
-Instructions execute one at a time, each in the cycles that :mod:`hiddenfold.gen.cost` estimates.
-Loads and saves each have an engine of their own that works beside them; a fence waits for it.
+A model of the accelerator that runs through a batch: instructions execute one at a time, the next
+one is fetched and its masks are asked for meanwhile, and transfers work beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from hiddenfold.gen import cost
 from hiddenfold.gen.actions import Action
-from hiddenfold.gen.cost import Estimate, MaskSupply
+from hiddenfold.gen.bus import FETCH, MASKS, Bus, Memory
+from hiddenfold.gen.graph import Node
+from hiddenfold.gen.pipeline import ConvRun, MaskSupply, Window
+from hiddenfold.gen.plan import ConvPlan, map_shape
+from hiddenfold.gen.stripes import input_shape, window
 from hiddenfold.gen.target import Target
+from hiddenfold.gen.tiling import Stripe
+from hiddenfold.gen.transfers import Loads, Saves
 from hiddenfold.hw import isa
 from hiddenfold.hw.isa import Opcode
-from hiddenfold.sw.operations import Classifier
+from hiddenfold.sw.operations import Classifier, Unfold
 from hiddenfold.sw.shapes import Execution
 
-__all__ = ["Forecast", "forecast", "unrolled"]
+__all__ = ["Forecast", "Spent", "forecast", "unrolled"]
 
-#: Cycles of a LOAD and of a SAVE besides their beats and the latency of the memory.
-LOAD = 12
-SAVE = 25
-#: Beats of loads that may be on their way; what is asked for after them waits for them.
-LOAD_FIFO = 128
-#: Cycles of a burst of a SAVE besides its beats.
-SAVE_BURST = 3
-_SAVE_BEATS = 32
-#: Cycles between the words that a SAVE reads.
-SAVE_WORD = 3
+#: Cycles from the first beat of an instruction to the cycle in which it can be looked at.
+_FETCHED = 12
+#: From there, or from the end of the instruction before, to its start.
+_DISPATCH = 4
+#: From the end of the last mask to the command for those of the next CONV.
+_AHEAD = 3
+#: Transfers of a kind that may be unfinished.
+_DEPTH = 3
+#: Cycles of a run from its last instruction on besides the beats of the last burst of output, and
+#: their number in a full one.
+_END = 12
+_OUTPUT_BURST = 16
+#: Cycles of a burst of output besides its beats, and the beats that wait for theirs.
+_OUTPUT_GAP = 6
+_OUTPUT_FIFO = 32
+
+
+@dataclass
+class Spent:
+    """Cycles and bytes of an execution of an operation; all of them count a whole batch.
+
+    `array`, `tile_stalls` and `drain_stalls` are those of the hardware's counters, `fences` the
+    cycles in which transfers were waited for.
+    """
+
+    cycles: int = 0
+    mask_bytes: int = 0
+    affine_bytes: int = 0
+    array: int = 0
+    tile_stalls: int = 0
+    drain_stalls: int = 0
+    fences: int = 0
+
+    def add(self, other: Spent) -> None:
+        """Add what another one spent."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
 @dataclass
@@ -38,7 +71,8 @@ class Forecast:
     """Totals of a batch, and what each execution of an operation takes.
 
     `executions` has a key (name, iteration). `loaded` and `saved` are the bytes of spilled tensors,
-    which `bytes_read` and `bytes_written` contain.
+    which `bytes_read` and `bytes_written` contain. `starts` are the cycles in which the
+    instructions begin, in the order of `unrolled`.
     """
 
     cycles: int = 0
@@ -46,7 +80,8 @@ class Forecast:
     bytes_written: int = 0
     loaded: int = 0
     saved: int = 0
-    executions: dict[tuple[str, int], Estimate] = field(default_factory=dict)
+    executions: dict[tuple[str, int], Spent] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
 
 
 def unrolled(actions: Sequence[Action]) -> Iterator[tuple[int, Action]]:
@@ -66,83 +101,203 @@ def forecast(
     target: Target,
     stored: Callable[[Execution], int],
     cached: Collection[str] = (),
+    memory: Memory | None = None,
 ) -> Forecast:
     """Follow a batch through a program.
 
     `stored` of an execution's 8 mask bits are in memory; operations in `cached` use the mask cache.
     """
-    result = Forecast(cycles=cost.RUN)
-    loads, saves = _Engine(), _Engine()
-    beats = 8 * target.lanes // target.bus_bits
-    lead = 0
-    for iteration, action in unrolled(actions):
-        start = result.cycles
-        result.bytes_read += isa.BYTES
-        for name, engine in (("fence_loads", loads), ("fence_saves", saves)):
-            result.cycles = max(result.cycles, engine.wait(action.fences.get(name, 0)))
+    return _Machine(target, stored, cached, memory or Memory()).run(list(unrolled(actions)))
+
+
+class _Machine:
+    """The accelerator between two instructions."""
+
+    def __init__(
+        self,
+        target: Target,
+        stored: Callable[[Execution], int],
+        cached: Collection[str],
+        memory: Memory,
+    ) -> None:
+        self._target = target
+        self._stored = stored
+        self._cached = cached
+        self._bus = Bus(memory)
+        self._loads = Loads(target, self._bus)
+        self._saves = Saves(target, self._bus)
+        self._result = Forecast()
+        #: When all output has been sent that STOREs have made.
+        self._sent = 0
+        #: Number of the first beat of masks that were asked for ahead.
+        self._ahead: int | None = None
+
+    def run(self, steps: Sequence[tuple[int, Action]]) -> Forecast:
+        """Go through all instructions."""
+        result = self._result
+        start = self._dispatch(self._fetch(0), 1)
+        for number, (iteration, action) in enumerate(steps):
+            fetched = start
+            start = self._fence(start, action)
+            result.starts.append(start)
+            if action.opcode == Opcode.END:
+                break
+            following = steps[number + 1]
+            came = self._fetch(start)
+            end, spent = self._execute(start, iteration, action, following, came)
+            after = self._dispatch(came, end + 1)
+            if spent is not None and action.node is not None and not action.node.copy:
+                spent.fences = start - fetched
+                spent.cycles = after - fetched
+                key = action.node.execution.name, iteration
+                result.executions.setdefault(key, Spent()).add(spent)
+            start = after
+        start = max(self._loads.below(1, start), self._saves.below(1, start))
+        beats = -(-8 * result.bytes_written // self._target.bus_bits)
+        last = (beats - 1) % _OUTPUT_BURST + 1
+        result.cycles = start + _END + last * self._bus.memory.interval
+        result.bytes_read += result.loaded
+        result.bytes_written += result.saved
+        return result
+
+    def _fence(self, cycle: int, action: Action) -> int:
+        """When the transfers that an instruction waits for have ended."""
+        cycle = self._loads.below(action.fences.get("fence_loads", 0), cycle)
+        return self._saves.below(action.fences.get("fence_saves", 0), cycle)
+
+    def _fetch(self, cycle: int) -> int:
+        """Ask for an instruction; return the cycle in which it can be looked at."""
+        bus, beats = self._bus, isa.BYTES * 8 // self._target.bus_bits
+        self._result.bytes_read += isa.BYTES
+        first = bus.ports[FETCH].command(cycle + 1, beats)
+        begin = bus.arrival(FETCH, first)
+        last = bus.arrival(FETCH, first + beats - 1)
+        bus.ports[FETCH].take(first + beats, last)
+        return max(begin + _FETCHED, last + _FETCHED - isa.WORDS + 8 // beats)
+
+    def _dispatch(self, fetched: int, free: int) -> int:
+        return max(fetched, free) + _DISPATCH
+
+    def _execute(
+        self, start: int, iteration: int, action: Action, following: tuple[int, Action], came: int
+    ) -> tuple[int, Spent | None]:
+        """The cycle in which an instruction's unit is done, and what an operation takes."""
+        result, target = self._result, self._target
+        opcode, node = action.opcode, action.node
         size = action.count * target.lanes
-        behind = loads.queue(result.cycles)
-        cycles = cost.EMPTY + behind
-        before, lead = lead, 0
-        if action.opcode == Opcode.LOAD:
-            loads.begin(result.cycles, cost.MEMORY_LATENCY + LOAD + action.count * beats)
+        if opcode == Opcode.LOAD:
+            start = self._loads.below(_DEPTH, start)
+            self._loads.begin(start, action.count)
             result.loaded += size
-        elif action.opcode == Opcode.SAVE:
-            bursts = -(-action.count * beats // _SAVE_BEATS)
-            sent = action.count * max(beats, SAVE_WORD) + bursts * SAVE_BURST
-            saves.begin(result.cycles, SAVE + sent)
+        elif opcode == Opcode.SAVE:
+            start = self._saves.below(_DEPTH, start)
+            self._saves.begin(start, action.src, action.count)
             result.saved += size
-        elif action.opcode == Opcode.STORE:
-            cycles = max(cycles, cost.store_cycles(action.count, target))
-            lead = Estimate(cycles, tail=cycles).lead
+        elif opcode == Opcode.STORE:
             result.bytes_written += size
-        elif action.opcode == Opcode.END:
-            result.cycles = max(result.cycles, loads.wait(1), saves.wait(1))
-        elif action.node is not None:
-            execution, images = action.node.execution, len(action.images)
-            supply = MaskSupply(stored(execution), execution.name in cached, iteration > 0, before)
-            estimate = cost.execution_cost(action.node, target, images, supply, action.stripe)
-            waits = behind if action.opcode != Opcode.POOL else 0
-            cycles = max(cycles, estimate.cycles + waits)
-            lead = estimate.lead
-            moved = estimate.mask_bytes + estimate.affine_bytes + estimate.image_bytes
-            loads.delay(result.cycles, cycles, moved * 8 // target.bus_bits)
-            result.bytes_read += moved
-            if isinstance(execution.op, Classifier):
-                logits = -(-execution.out_shape.channels // target.rows) * target.rows
-                result.bytes_written += 4 * images * logits
-        result.cycles += cycles
-        if action.node is not None and action.opcode != Opcode.STORE and not action.node.copy:
-            key = action.node.execution.name, iteration
-            earlier = result.executions.get(key, Estimate(0))
-            spent = Estimate(result.cycles - start, estimate.mask_bytes, estimate.affine_bytes)
-            result.executions[key] = Estimate(*(a + b for a, b in zip(earlier, spent, strict=True)))
-    result.bytes_read += result.loaded
-    result.bytes_written += result.saved
-    return result
+            end = max(start + cost.store_cycles(action.count, target), self._store(start, size))
+            self._ask_ahead(came, end, following)
+            return end, None
+        elif node is not None and action.stripe is not None:
+            return self._operation(start, iteration, action, node, action.stripe, following, came)
+        return start, None
 
+    def _store(self, start: int, size: int) -> int:
+        """When all but what is left in the FIFO has been sent of some bytes of output."""
+        beats = -(-8 * size // self._target.bus_bits)
+        interval = self._bus.memory.interval
+        gaps = -(-beats // _OUTPUT_BURST) * max(0, _OUTPUT_GAP - interval)
+        self._sent = max(self._sent, start) + beats * interval + gaps
+        return self._sent - _OUTPUT_FIFO * interval
 
-class _Engine:
-    """When the transfers of one kind end."""
+    def _operation(
+        self,
+        start: int,
+        iteration: int,
+        action: Action,
+        node: Node,
+        stripe: Stripe,
+        following: tuple[int, Action],
+        came: int,
+    ) -> tuple[int, Spent]:
+        """An IMAGE, POOL or CONV."""
+        target, execution = self._target, node.execution
+        kernel, _ = window(node)
+        source, made = input_shape(node), map_shape(execution)
+        if action.opcode == Opcode.POOL:
+            end = start + cost.pool_cycles(source.width, made, stripe.rows, target, kernel)
+            self._ask_ahead(came, end, following)
+            return end, Spent()
+        if isinstance(execution.op, Unfold):
+            self._result.bytes_read += stripe.in_rows * cost.image_pitch(source.width)
+            end = cost.image_end(self._bus, start, source.width, stripe, made, target, kernel)
+            return end, Spent()
+        return self._convolution(start, iteration, action, execution, stripe, following, came)
 
-    def __init__(self) -> None:
-        self._ends: list[int] = []
+    def _convolution(
+        self,
+        start: int,
+        iteration: int,
+        action: Action,
+        execution: Execution,
+        stripe: Stripe,
+        following: tuple[int, Action],
+        came: int,
+    ) -> tuple[int, Spent]:
+        target = self._target
+        plan = ConvPlan.make(execution, target, len(action.images), stripe)
+        supply = self._supply(execution, iteration)
+        if self._ahead is None:
+            self._ask(start + 1, plan, supply)
+        assert self._ahead is not None
+        logits = isinstance(execution.op, Classifier)
+        residual = action.node is not None and action.node.res is not None
+        conv = ConvRun(
+            plan,
+            target,
+            self._bus,
+            supply,
+            start,
+            self._ahead,
+            logits,
+            action.src,
+            action.res if residual else None,
+        )
 
-    def begin(self, now: int, cycles: int) -> None:
-        """Ask for a transfer; it begins when the one before it has ended."""
-        self._ends.append(max(now, self._ends[-1] if self._ends else 0) + cycles)
+        def watch(window: Window, span: tuple[int, int]) -> None:
+            self._saves.beside(window, span)
+            if not logits:
+                self._loads.occupy(span)
 
-    def wait(self, count: int) -> int:
-        """When fewer than `count` transfers are unfinished; 0 waits for nothing."""
-        return self._ends[-count] if 0 < count <= len(self._ends) else 0
+        conv.run(watch)
+        self._ahead = None
+        self._ask_ahead(max(conv.masks_taken + 1, came), conv.end, following)
+        masks = supply.parts(plan) * supply.part_bits(plan, target) // 8
+        constants = 0 if logits else 8 * (2 + plan.blocks * target.rows)
+        self._result.bytes_read += masks + constants
+        if logits:
+            self._result.bytes_written += 4 * len(action.images) * plan.blocks * target.rows
+        spent = Spent(
+            mask_bytes=masks,
+            affine_bytes=constants,
+            array=conv.array_cycles,
+            tile_stalls=conv.tile_stalls,
+            drain_stalls=conv.drain_stalls,
+        )
+        return conv.end, spent
 
-    def queue(self, now: int) -> int:
-        """Cycles that another read takes longer because beats that were asked for come first."""
-        left = self._ends[-1] - now if self._ends else 0
-        return max(0, min(LOAD_FIFO, left) - cost.MEMORY_LATENCY)
+    def _supply(self, execution: Execution, iteration: int) -> MaskSupply:
+        return MaskSupply(self._stored(execution), execution.name in self._cached, iteration > 0)
 
-    def delay(self, now: int, cycles: int, beats: int) -> None:
-        """An instruction takes `beats` of the bus from transfers that run beside it."""
-        for index, end in enumerate(self._ends[-8:], max(0, len(self._ends) - 8)):
-            if end > now:
-                self._ends[index] = end + beats * min(cycles, end - now) // max(cycles, 1)
+    def _ask(self, cycle: int, plan: ConvPlan, supply: MaskSupply) -> None:
+        """Ask for the masks of a convolution."""
+        beats = supply.part_bits(plan, self._target) // self._target.bus_bits
+        self._ahead = self._bus.ports[MASKS].command(cycle, beats, supply.parts(plan))
+
+    def _ask_ahead(self, cycle: int, end: int, following: tuple[int, Action]) -> None:
+        """Ask for the masks of the next instruction if it is a CONV and came before the end."""
+        iteration, action = following
+        if cycle <= end and action.opcode == Opcode.CONV and action.node is not None:
+            execution = action.node.execution
+            plan = ConvPlan.make(execution, self._target, len(action.images), action.stripe)
+            self._ask(cycle + _AHEAD, plan, self._supply(execution, iteration))

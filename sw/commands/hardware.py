@@ -47,6 +47,13 @@ def register(commands: Any) -> None:
     parser.add_argument("model", metavar="M.hfn", type=Path)
     parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
     add_batch(parser)
+    parser.add_argument(
+        "--beat-interval",
+        metavar="N",
+        type=at_least(1),
+        default=1,
+        help="predict for memory that delivers a beat every N cycles (default: 1)",
+    )
     parser.add_argument("-o", "--output", metavar="P.hfp", type=Path, required=True)
 
     parser = add_command(
@@ -123,12 +130,14 @@ COMPILE_FIELDS = (
 
 def compile_program(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold compile``."""
+    from hiddenfold.gen.bus import Memory
     from hiddenfold.gen.compile import compile_model
     from hiddenfold.gen.target import Target
     from hiddenfold.sw.model import Model
 
     target = Target.load(args.target)
-    program = compile_model(Model.load(args.model), target, batch=args.batch)
+    external = Memory(interval=args.beat_interval)
+    program = compile_model(Model.load(args.model), target, batch=args.batch, external=external)
     program.save(args.output)
     data = {key: getattr(program, key) for key in COMPILE_FIELDS}
     cycles = program.predicted_cycles

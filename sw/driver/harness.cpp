@@ -7,6 +7,7 @@
 // So all handshakes are seen with settled values, also where an output depends on an input of the
 // same cycle.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -36,6 +37,12 @@ struct Burst {
     uint32_t id;
     uint32_t response;    // worst response so far (write), or kNoAnswer
     uint64_t ready;       // first cycle in which it may be answered
+};
+
+// A burst read from the watched addresses, and registers a few cycles later.
+struct Event {
+    uint64_t address, cycle;
+    std::vector<uint32_t> values;
 };
 
 struct Fault {
@@ -80,6 +87,19 @@ class Device {
         random_ = seed * 0x9E3779B97F4A7C15u | 1;
     }
 
+    // Remember each burst that is read from an address in [begin, end), and read the registers at
+    // `offsets` right behind it. The model sees register accesses like those of a host.
+    void watch(uint64_t begin, uint64_t end, const uint32_t* offsets, uint32_t count) {
+        finish_sample();
+        watch_begin_ = begin;
+        watch_end_ = end;
+        offsets_.assign(offsets, offsets + count);
+        events_.clear();
+        sampled_ = 0;
+    }
+
+    const std::vector<Event>& events() const { return events_; }
+
     void add_fault(const Fault& fault) { faults_.push_back(fault); }
     void clear_faults() { faults_.clear(); }
 
@@ -87,6 +107,8 @@ class Device {
         reads_.clear();
         writes_.clear();
         responses_.clear();
+        sample_state_ = kIdle;
+        watch(0, 0, nullptr, 0);
         drive_idle();
         top_->aresetn = 0;
         for (uint32_t n = 0; n < cycles; ++n) tick();
@@ -97,6 +119,7 @@ class Device {
     // Returns the AXI response, or kNoAnswer after `limit` cycles.
     uint32_t access(bool write, uint32_t address, uint32_t* value, uint32_t strobe,
                     uint32_t limit) {
+        finish_sample();
         bool address_done = false, data_done = !write;
         if (write) {
             top_->s_axi_awaddr = address;
@@ -167,7 +190,35 @@ class Device {
   private:
     void tick() {
         falling();
+        const bool asked = top_->s_axi_arready, answered = top_->s_axi_rvalid;
+        const uint32_t value = top_->s_axi_rdata;
         rising();
+        sample_registers(asked, answered, value);
+    }
+
+    void finish_sample() {
+        while (sample_state_ != kIdle || sampled_ != events_.size()) tick();
+    }
+
+    // Reads the registers of the oldest event that lacks some, one after the other.
+    void sample_registers(bool asked, bool answered, uint32_t value) {
+        if (sample_state_ == kAsking && asked) {
+            top_->s_axi_arvalid = 0;
+            sample_state_ = kWaiting;
+        } else if (sample_state_ == kWaiting && answered) {
+            top_->s_axi_rready = 0;
+            events_[sampled_].values.push_back(value);
+            sample_state_ = kIdle;
+        }
+        if (sample_state_ != kIdle || sampled_ == events_.size()) return;
+        const size_t done = events_[sampled_].values.size();
+        if (done == offsets_.size()) {
+            ++sampled_;
+            return;
+        }
+        top_->s_axi_araddr = offsets_[done];
+        top_->s_axi_arvalid = top_->s_axi_rready = 1;
+        sample_state_ = kAsking;
     }
 
     void falling() {
@@ -237,6 +288,8 @@ class Device {
         if (s.ar) {
             check_burst("read", s.araddr, s.arlen, s.arsize, s.arburst);
             reads_.push_back({s.araddr, s.arlen + 1, s.arid, kOkay, cycle_ + latency_});
+            if (s.araddr >= watch_begin_ && s.araddr < watch_end_)
+                events_.push_back({s.araddr, cycle_, {}});
         }
         if (s.aw) {
             check_burst("write", s.awaddr, s.awlen, s.awsize, s.awburst);
@@ -370,6 +423,11 @@ class Device {
     uint64_t random_ = 1, cycle_ = 0;
     uint64_t free_ = 0;  // first cycle in which a beat may be transferred
     std::vector<Fault> faults_;
+    uint64_t watch_begin_ = 0, watch_end_ = 0;
+    std::vector<uint32_t> offsets_;
+    std::vector<Event> events_;
+    size_t sampled_ = 0;  // events with all their registers
+    enum { kIdle, kAsking, kWaiting } sample_state_ = kIdle;
     std::deque<Burst> reads_, writes_, responses_;
     std::string violation_;
     Sample previous_{};
@@ -397,6 +455,18 @@ HF_API void hf_configure(Device* d, uint32_t latency, uint32_t interval, uint32_
 HF_API void hf_add_fault(Device* d, uint64_t begin, uint64_t end, uint32_t response, uint32_t reads,
                          uint32_t writes) {
     d->add_fault({begin, end, response, reads != 0, writes != 0});
+}
+HF_API void hf_watch(Device* d, uint64_t begin, uint64_t end, const uint32_t* offsets,
+                     uint32_t count) {
+    d->watch(begin, end, offsets, count);
+}
+HF_API uint64_t hf_events(Device* d) { return d->events().size(); }
+// Address and cycle of an event and its registers; those that were not read are left as they are.
+HF_API void hf_event(Device* d, uint64_t number, uint64_t* at, uint32_t* values) {
+    const Event& event = d->events()[number];
+    at[0] = event.address;
+    at[1] = event.cycle;
+    std::copy(event.values.begin(), event.values.end(), values);
 }
 HF_API void hf_clear_faults(Device* d) { d->clear_faults(); }
 HF_API void hf_reset(Device* d, uint32_t cycles) { d->reset(cycles); }

@@ -3,6 +3,7 @@
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -56,6 +57,7 @@ class RtlDevice(Device):
                 f"not {memory_size!r}"
             )
         self._library = _load(library)
+        self._registers = 0
         self._handle = self._library.hf_create(MEMORY_BASE, memory_size)
         if not self._handle:
             raise DeviceError(f"{memory_size} bytes of memory for the simulator are not available")
@@ -132,6 +134,28 @@ class RtlDevice(Device):
     def clear_faults(self) -> None:
         """Undo all :meth:`add_fault`."""
         self._library.hf_clear_faults(self._open_handle())
+
+    def watch(self, address: int, size: int, registers: Sequence[int] = ()) -> None:
+        """Forget all events; from now on a burst read from this memory is one.
+
+        The registers at the offsets ``registers`` are read a few cycles after each. A size of 0
+        ends it, and so does a reset.
+        """
+        offsets = (ctypes.c_uint32 * len(registers))(*registers)
+        self._registers = len(registers)
+        self._library.hf_watch(
+            self._open_handle(), address, address + size, offsets, len(registers)
+        )
+
+    def events(self) -> list[tuple[int, int, list[int]]]:
+        """Return address, cycle and registers of each event."""
+        handle = self._open_handle()
+        at, values = (ctypes.c_uint64 * 2)(), (ctypes.c_uint32 * self._registers)()
+        result = []
+        for number in range(self._library.hf_events(handle)):
+            self._library.hf_event(handle, number, at, values)
+            result.append((at[0], at[1], list(values)))
+        return result
 
     @property
     def cycles(self) -> int:
@@ -225,6 +249,9 @@ def _load(library: Path) -> ctypes.CDLL:
         ("hf_configure", None, handle, u32, u32, u32, u64),
         ("hf_add_fault", None, handle, u64, u64, u32, u32, u32),
         ("hf_clear_faults", None, handle),
+        ("hf_watch", None, handle, u64, u64, ctypes.POINTER(u32), u32),
+        ("hf_events", u64, handle),
+        ("hf_event", None, handle, u64, ctypes.POINTER(u64), ctypes.POINTER(u32)),
         ("hf_reset", None, handle, u32),
         ("hf_read32", u32, handle, u32, ctypes.POINTER(u32), u32),
         ("hf_write32", u32, handle, u32, u32, u32),

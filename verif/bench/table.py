@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hiddenfold.gen.bus import Memory
 from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.commands.common import default_model
@@ -89,7 +90,7 @@ def measure(
     model: Model, target: Target, *, batch: int = 1, interval: int = 1, name: str | None = None
 ) -> Line:
     """Run one batch and compare its logits with the golden model."""
-    program = compile_model(model, target, batch=batch)
+    program = compile_model(model, target, batch=batch, external=Memory(interval=interval))
     rng = np.random.default_rng(2)
     images = np.stack([random_image(rng, *model.image) for _ in range(batch)])
     with tempfile.TemporaryDirectory() as folder:
