@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``generate``, ``compile``, ``synth`` and ``build``: hardware of a target, programs for it."""
+"""Commands on the hardware of a target, and programs for it."""
 
 import argparse
 from pathlib import Path
@@ -35,6 +35,18 @@ def register(commands: Any) -> None:
         action="store_true",
         help="no vendor cells in the array: larger, for simulation and for other families",
     )
+
+    parser = add_command(
+        commands,
+        "package",
+        package,
+        "write an IP folder for Vivado",
+        example="hiddenfold package --target zynq-7020 -o build/ip",
+        detail="IP-XACT with AXI interfaces, clock and reset; the Verilog and constraints; Tcl "
+        "scripts with an example design for the PYNQ-Z2 (family xc7) or the KV260 (xcup).",
+    )
+    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
 
     parser = add_command(
         commands,
@@ -113,6 +125,16 @@ def generate(args: argparse.Namespace) -> Outcome:
         f"{target.macs_per_cycle:g} 8-bit multiply-accumulates a cycle\nwrote {data['verilog']}"
     )
     return Outcome(data, text)
+
+
+def package(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold package``."""
+    from hiddenfold.gen.package import package as write
+    from hiddenfold.gen.target import Target
+
+    files = [str(path) for path in write(Target.load(args.target), args.output)]
+    text = "wrote " + "\n      ".join(files)
+    return Outcome({"target": args.target, "files": files}, text)
 
 
 GENERATE_FIELDS = ("target", "verilog", "rows", "lanes", "planes", "macs_per_cycle", "address_map")

@@ -24,6 +24,7 @@ COMMANDS = (
     "inspect",
     "evaluate",
     "generate",
+    "package",
     "compile",
     "synth",
     "build",
