@@ -10,6 +10,8 @@ JOBS ?= 2
 # Of `make regress`: another seed makes other networks.
 SEED ?= 1
 COUNT ?= 10
+# Hostile files of each kind.
+FUZZ ?= 20000
 TARGETS ?= sim-tiny peer-64 peer-256 ulx3s-85f zynq-7020 zu7ev
 
 VENV := .venv
@@ -45,9 +47,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
-# The cocotb benches, then random networks on every target; SEED=... COUNT=... TARGETS=... choose.
+# The cocotb benches, hostile files, the second golden model, then random networks on every target;
+# SEED=... COUNT=... FUZZ=... TARGETS=... choose.
 regress: setup
 	$(BIN)/python -m pytest -q verif/tests/test_rtl_*.py
+	$(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ)
 	$(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
 		--seed $(SEED) --count $(COUNT) --targets $(TARGETS)
 	@for target in $(TARGETS); do \
@@ -78,7 +82,7 @@ format: setup
 # Static tools do not follow the import hook of an editable install: show them the packages as links.
 tree:
 	@mkdir -p build/types/hiddenfold/verif
-	@for folder in hw gen sw verif/golden verif/bench verif/formal verif/second; do \
+	@for folder in hw gen sw verif/golden verif/bench verif/formal verif/fuzz verif/second; do \
 		ln -sfn $(CURDIR)/$$folder build/types/hiddenfold/$$folder; \
 	done
 

@@ -8,10 +8,13 @@ identifier keeps a program from running on hardware that it was not compiled for
 from __future__ import annotations
 
 import re
-import tomllib
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from hiddenfold.sw.operations import shorten
+from hiddenfold.sw.toml import parse_toml
 
 __all__ = ["FAMILIES", "TARGETS", "Target"]
 
@@ -83,26 +86,26 @@ class Target:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise TypeError(f"Target: name must be a string, not {self.name!r}")
+            raise TypeError(f"Target: name must be a string, not {shorten(self.name)}")
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
             raise ValueError(
                 "Target: name must be lower-case letters, digits, '.', '_' and '-', "
-                f"not {self.name!r}"
+                f"not {shorten(self.name)}"
             )
         if not isinstance(self.description, str):
             raise TypeError(
-                f"{self._key('description')} must be a string, not {self.description!r}"
+                f"{self._key('description')} must be a string, not {shorten(self.description)}"
             )
         self._check_choice("family", FAMILIES)
         clock = self.clock_mhz
         if isinstance(clock, bool) or not isinstance(clock, int | float):
-            raise TypeError(f"{self._key('clock_mhz')} must be a number, not {clock!r}")
+            raise TypeError(f"{self._key('clock_mhz')} must be a number, not {shorten(clock)}")
         if not 0 < clock <= 1000:
-            raise ValueError(f"{self._key('clock_mhz')} must be in 0..1000, not {clock!r}")
+            raise ValueError(f"{self._key('clock_mhz')} must be in 0..1000, not {shorten(clock)}")
         for key in PARAMETERS:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{self._key(key)} must be an integer, not {value!r}")
+                raise TypeError(f"{self._key(key)} must be an integer, not {shorten(value)}")
         self._check_choice("lanes", _LANES)
         self._check_choice("rows", tuple(n for n in _POWERS if 4 <= n <= self.lanes))
         self._check_choice("planes", (1, 2, 4, 8))
@@ -138,21 +141,31 @@ class Target:
                 f"not {text!r}"
             )
         try:
-            return cls.parse(path.read_text(encoding="utf-8"))
+            return cls.parse(path.read_bytes())
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str | bytes) -> Target:
         """Make a target from the text of a TOML file; all keys are required."""
-        data = tomllib.loads(text)
+        return cls.build(parse_toml(text.encode() if isinstance(text, str) else text))
+
+    @classmethod
+    def build(cls, data: Any) -> Target:
+        """Make a target from what a TOML file holds."""
+        if not isinstance(data, dict):
+            raise TypeError(f"Target must be a table, not {shorten(data)}")
         allowed = [field.name for field in fields(cls)]
         for key in data:
             if key not in allowed:
-                raise ValueError(f"Target: key must be one of {', '.join(allowed)}, not {key!r}")
+                raise ValueError(
+                    f"Target: key must be one of {', '.join(allowed)}, not {shorten(key)}"
+                )
         for key in allowed:
             if key not in data:
-                raise ValueError(f"Target: key {key!r} is missing, found {', '.join(data) or '-'}")
+                raise ValueError(
+                    f"Target: key {shorten(key)} is missing, found {', '.join(data) or '-'}"
+                )
         return cls(**data)
 
     @staticmethod
@@ -195,18 +208,18 @@ class Target:
         return max(self.bus_bits, self.load_rows * self.lanes)
 
     def _key(self, key: str) -> str:
-        return f"Target {self.name!r}: {key}"
+        return f"Target {shorten(self.name)}: {key}"
 
     def _check_choice(self, key: str, allowed: tuple) -> None:
         value = getattr(self, key)
         if value not in allowed:
             options = ", ".join(map(str, allowed))
-            raise ValueError(f"{self._key(key)} must be one of {options}, not {value!r}")
+            raise ValueError(f"{self._key(key)} must be one of {options}, not {shorten(value)}")
 
     def _check_range(self, key: str, low: int, high: int) -> None:
         value = getattr(self, key)
         if not low <= value <= high:
-            raise ValueError(f"{self._key(key)} must be in {low}..{high}, not {value!r}")
+            raise ValueError(f"{self._key(key)} must be in {low}..{high}, not {shorten(value)}")
 
 
 #: Parameters that make the hardware what it is.

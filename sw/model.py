@@ -7,7 +7,6 @@ read. It does not depend on any hardware.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from hiddenfold.sw.operations import (
     Operation,
     Unfold,
     check_integer,
+    check_printable,
     shorten,
 )
 from hiddenfold.sw.shapes import Execution, Shape, WeightShape, infer, unroll
@@ -192,8 +192,10 @@ class Model:
             value = getattr(self, key)
             if not isinstance(value, str):
                 raise ValueError(f"Model: {key} must be a string, not {shorten(value)}")
+            check_printable(f"Model: {key}", value)
         if not isinstance(self.classes, tuple) or not all(isinstance(c, str) for c in self.classes):
             raise ValueError(f"Model: classes must be strings, not {shorten(self.classes)}")
+        check_printable("Model: classes", *self.classes)
         check_integer("Model: number of classes", len(self.classes), 1, MAX_CHANNELS)
         if not isinstance(self.image, tuple) or len(self.image) != 2:
             raise ValueError(f"Model: image must be (height, width), not {shorten(self.image)}")
@@ -271,7 +273,7 @@ class Model:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _list(values: Any) -> str:

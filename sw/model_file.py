@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hiddenfold.sw import frozen
 from hiddenfold.sw.affine import FULL, Affine, check_form
+from hiddenfold.sw.header import parse_header
 from hiddenfold.sw.operations import Conv, check_integer, from_json, shorten, to_json
 from hiddenfold.sw.shapes import Execution, WeightShape, infer, unroll
 
@@ -183,14 +184,7 @@ def _affine_bytes(groups: list[tuple[int, list[Execution]]], form: str) -> int:
 
 def _parse_header(text: bytes) -> dict[str, Any]:
     """The fields of a `Model` that are in the header; what they hold is checked later."""
-    try:
-        header = json.loads(text.decode(), parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise ValueError(f"Model file: header must be a JSON object in UTF-8: {error}") from error
-    except RecursionError as error:
-        raise ValueError("Model file: header must be a JSON object, not nested so deep") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"Model file: header must be a JSON object, not {shorten(header)}")
+    header = parse_header("Model file", text)
     if missing := _REQUIRED - set(header):
         raise ValueError(f"Model file: header must have the keys {_join(missing)}")
     if unknown := set(header) - _REQUIRED - _OPTIONAL:
@@ -232,9 +226,5 @@ def _parse_reference(reference: Any) -> DenseReference:
     return DenseReference(**reference)
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"numbers must be finite, not {text}")
-
-
 def _join(keys: Any) -> str:
-    return ", ".join(f"'{key}'" for key in sorted(keys))
+    return ", ".join(shorten(key) for key in sorted(keys)[:20])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,9 @@ __all__ = [
     "Operation",
     "Unfold",
     "check_integer",
+    "check_printable",
     "from_json",
+    "keys_text",
     "kind_name",
     "label",
     "shorten",
@@ -172,7 +175,7 @@ def from_json(data: Any) -> Operation:
     expected, found = {"op", *fields}, set(data)
     if expected != found:
         raise ValueError(
-            f"{subject}: keys must be {', '.join(sorted(expected))}, not {', '.join(sorted(found))}"
+            f"{subject}: keys must be {', '.join(sorted(expected))}, not {keys_text(found)}"
         )
     values = {field: data[key] for key, field in fields.items()}
     if kind == "loop":
@@ -190,6 +193,21 @@ def check_integer(subject: str, value: Any, low: int, high: int) -> None:
     """Raise `ValueError` unless `value` is an integer in low..high."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{subject} must be an integer in {low}..{high}, not {shorten(value)}")
+
+
+def check_printable(subject: str, *texts: str) -> None:
+    """Raise `ValueError` unless texts can be shown in a line, without effects on a terminal."""
+    for text in texts:
+        if not text.isprintable():
+            raise ValueError(
+                f"{subject} must have printable characters and spaces only, not {shorten(text)}"
+            )
+
+
+def keys_text(keys: Iterable[str]) -> str:
+    """Keys for messages: those that come from a file may be anything and as many as they like."""
+    shown = [key if key.isprintable() and len(key) <= 30 else shorten(key) for key in sorted(keys)]
+    return ", ".join(shown[:20])
 
 
 def shorten(value: Any) -> str:
@@ -212,6 +230,7 @@ def _check_name(subject: str, value: Any) -> None:
         raise ValueError(
             f"{subject} must be a string of 1..{MAX_NAME} characters, not {shorten(value)}"
         )
+    check_printable(subject, value)
 
 
 def _check_window(op: Any) -> None:

@@ -3,15 +3,31 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["FORMATS", "SUFFIXES", "Box", "middle", "open_picture", "read_picture", "scaled"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Box",
+    "middle",
+    "open_picture",
+    "read_picture",
+    "scaled",
+]
+
+# What Pillow warns of (Exif data cut short, mostly) changes nothing here.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("PNG", "JPEG")
+#: A file of a few bytes can claim as many pixels as it likes; this many take 256 MB.
+MAX_PIXELS = 1 << 26
 SUFFIXES = (".png", ".jpg", ".jpeg")
 #: Left, upper, right and lower edge in pixels.
 Box = tuple[float, float, float, float]
@@ -29,6 +45,11 @@ def open_picture(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(
+                    f"it must have at most {MAX_PIXELS} pixels, "
+                    f"not {picture.width}x{picture.height}"
+                )
             # Cameras write pixels as the sensor lies and say how to turn them.
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith("I"):
@@ -42,7 +63,7 @@ def open_picture(path: str | Path) -> Image.Image:
         raise ValueError(
             f"image {path} must be a {' or '.join(FORMATS)} file; its content is neither"
         ) from error
-    except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
+    except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError, struct.error) as error:
         raise ValueError(f"image {path} is damaged: {error}") from error
     except OSError as error:
         if error.filename is not None:

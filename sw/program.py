@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.sw.files import write_atomically
+from hiddenfold.sw.header import parse_header
 from hiddenfold.sw.instructions import disassemble
+from hiddenfold.sw.operations import check_printable, keys_text, shorten
 
 __all__ = ["FORMAT", "MAGIC", "Output", "Program"]
 
 MAGIC = b"HFP1"
 FORMAT = 2
 ALIGNMENT = 64
+MAX_FILE_BYTES = 1 << 30
 MAX_HEADER_BYTES = 1 << 26
 MAX_NUMBER = 1 << 63
 #: What the instructions can count.
@@ -76,7 +79,9 @@ class Program:
     def load(cls, path: str | Path) -> Program:
         """Read a file. Raises `ValueError` when it is not a program."""
         try:
-            return cls.from_bytes(Path(path).read_bytes())
+            with Path(path).open("rb") as file:
+                # One byte more than allowed, so that what is too long is seen and refused.
+                return cls.from_bytes(file.read(MAX_FILE_BYTES + 1))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -104,6 +109,8 @@ class Program:
         """The program in the bytes of a program file. Raises `ValueError` when there is none."""
         if data[:4] != MAGIC:
             raise ValueError(f"Program file must start with {MAGIC!r}, not {data[:4]!r}")
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"Program file must be at most {MAX_FILE_BYTES} bytes, not more")
         if len(data) < 8 + _CRC_BYTES:
             raise ValueError(f"Program file is truncated: found only {len(data)} bytes")
         (length,) = struct.unpack_from("<I", data, 4)
@@ -224,18 +231,13 @@ _KINDS: dict[str, type] = {
 
 def _parse_header(text: bytes) -> dict[str, Any]:
     """The header's fields, each of the right kind."""
-    try:
-        header = json.loads(text.decode())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"Program file: header must be a JSON object in UTF-8: {error}") from error
-    if not isinstance(header, dict):
-        raise ValueError("Program file: header must be a JSON object")
+    header = parse_header("Program file", text)
     version = header.pop("format", None)
     if version != FORMAT:
-        raise ValueError(f"Program file: format must be {FORMAT}, not {version!r}")
+        raise ValueError(f"Program file: format must be {FORMAT}, not {shorten(version)}")
     expected = {*_HEADER_KEYS, "image_bytes"}
     if set(header) != expected:
-        wrong = ", ".join(sorted(set(header) ^ expected))
+        wrong = keys_text(set(header) ^ expected)
         raise ValueError(f"Program file: header keys missing or unknown: {wrong}")
     optional = ("trace", "trace_order")
     for key in optional:
@@ -245,7 +247,9 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         if key not in optional:
             _check_kind(key, value, _KINDS.get(key, int))
     if len(header["image"]) != 2 or not all(_is_count(size) for size in header["image"]):
-        raise ValueError(f"Program file: image must be [height, width], not {header['image']!r}")
+        raise ValueError(
+            f"Program file: image must be [height, width], not {shorten(header['image'])}"
+        )
     header["image"] = tuple(header["image"])
     header["ideal_cycles"] = float(header["ideal_cycles"])
     if not all(_is_count(header["target_parameters"].get(key)) for key in ("rows", "lanes")):
@@ -254,6 +258,8 @@ def _parse_header(text: bytes) -> dict[str, Any]:
         raise ValueError(f"Program file: batch must be in 1..{MAX_BATCH}, not {header['batch']}")
     if not header["classes"] or not all(isinstance(label, str) for label in header["classes"]):
         raise ValueError("Program file: classes must be strings, at least one")
+    check_printable("Program file: classes", *header["classes"])
+    check_printable("Program file: names", header["model"], header["target"])
     _check_lists(header["layers"], header["trace"] or [])
     _check_order(header["trace"] or [], header["trace_order"])
     _check_output(header)
@@ -305,14 +311,21 @@ def _check_lists(layers: list[Any], trace: list[Any]) -> None:
         places = layer.get("pcs") if isinstance(layer, dict) else None
         good = isinstance(places, list) and places and all(map(_is_count, places))
         if not good or not isinstance(layer.get("name"), str):
-            raise ValueError(f"Program file: layers must have name and pcs, not {layer!r:.80}")
+            raise ValueError(f"Program file: layers must have name and pcs, not {shorten(layer)}")
+        check_printable("Program file: names", layer["name"])
     sizes = ("images", "height", "width", "channels", "lane_words")
     for entry in trace:
         good = isinstance(entry, dict) and all(_is_count(entry.get(key)) for key in sizes)
-        if not good or not (entry.get("image") == 0 or _is_count(entry.get("image"))):
+        if not (
+            good
+            and isinstance(entry.get("name"), str)
+            and all(_is_natural(entry.get(key)) for key in ("image", "iteration"))
+        ):
             raise ValueError(
-                f"Program file: trace must have image, {', '.join(sizes)}, not {entry!r}"
+                f"Program file: trace must have name, iteration, image, {', '.join(sizes)}, "
+                f"not {shorten(entry)}"
             )
+        check_printable("Program file: names", entry["name"])
 
 
 def _check_order(trace: list[Any], order: list[Any] | None) -> None:
@@ -325,7 +338,7 @@ def _check_order(trace: list[Any], order: list[Any] | None) -> None:
         if not pair or item[0] >= len(trace) or not item[1]:
             raise ValueError(
                 "Program file: trace_order must have pairs of an entry of the trace and a number "
-                f"of rows, not {item!r:.80}"
+                f"of rows, not {shorten(item)}"
             )
         heights[item[0]] += item[1]
     if heights != [entry["height"] for entry in trace]:
@@ -338,7 +351,7 @@ def _check_kind(key: str, value: Any, kind: type) -> None:
     if accepted and kind in (int, float):
         accepted = not isinstance(value, bool) and 0 <= value < MAX_NUMBER
     if not accepted:
-        raise ValueError(f"Program file: {key} must be {_NAMES[kind]}, not {value!r:.80}")
+        raise ValueError(f"Program file: {key} must be {_NAMES[kind]}, not {shorten(value)}")
 
 
 def _is_count(value: Any) -> bool:

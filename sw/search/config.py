@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hiddenfold.sw.affine import FORMS
 from hiddenfold.sw.frozen import FREE_EIGHTHS
+from hiddenfold.sw.operations import shorten
 from hiddenfold.sw.search.architectures import ARCHITECTURES, STAGES, stages, stem
 from hiddenfold.sw.search.generators import GENERATORS
+from hiddenfold.sw.toml import parse_toml
 
 __all__ = [
     "DATASETS",
@@ -47,6 +48,7 @@ DATASETS: dict[str, dict[str, int]] = {
 # Those that are folders of pictures, which are scaled to any of these sizes.
 FOLDERS = ("imagenet", "folder")
 SIZES = range(16, 225)
+MAX_EPOCHS = 100_000
 
 # A projection shortcut is added, never multiplied by the array: 8 bits of it cost no cycles.
 SHORTCUT_BITS = 8
@@ -192,7 +194,7 @@ class PhaseConfig:
     size: int
 
     def __post_init__(self) -> None:
-        _at_least("train.phases.epochs", self.epochs, 1)
+        _range("train.phases.epochs", self.epochs, 1, MAX_EPOCHS)
         _at_least("train.phases.size", self.size, 8)
 
 
@@ -326,7 +328,7 @@ class SearchConfig:
     def _as_known(self, key: str, value: int, known: int | None) -> None:
         if known is not None and value != known:
             raise ValueError(
-                f"Key {key!r} must be {known} for dataset {self.dataset!r}, not {value!r}"
+                f"Key {key!r} must be {known} for dataset {self.dataset!r}, not {shorten(value)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -342,7 +344,7 @@ def load_config(path: str | Path) -> SearchConfig:
             base = Path(path).parent / _typed("base", data.pop("base"), str)
             data = _merge(_load_base(base), data)
         return parse_config(data)
-    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -354,8 +356,7 @@ def parse_config(data: dict[str, Any]) -> SearchConfig:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return tomllib.load(file)
+    return parse_toml(path.read_bytes())
 
 
 def _load_base(path: Path) -> dict[str, Any]:
@@ -363,10 +364,10 @@ def _load_base(path: Path) -> dict[str, Any]:
         raise ValueError(f"Key 'base' must name a file, not {str(path)!r}")
     try:
         data = _load(path)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"base {path}: {error}") from error
     if "base" in data:
-        raise ValueError(f"base {path} must not have a base itself, not {data['base']!r}")
+        raise ValueError(f"base {path} must not have a base itself, not {shorten(data['base'])}")
     return data
 
 
@@ -414,7 +415,7 @@ def _stage_numbers(value: Any) -> list[int]:
     allowed = range(1, STAGES + 1)
     _typed("model.folded", value, list)
     if not all(type(item) is int and item in allowed for item in value):
-        raise ValueError(f"Key 'model.folded' must list stages 1 to {STAGES}, not {value!r}")
+        raise ValueError(f"Key 'model.folded' must list stages 1 to {STAGES}, not {shorten(value)}")
     return value
 
 
@@ -426,11 +427,13 @@ _KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
 def _build(cls: type, data: Any, prefix: str) -> Any:
     if not isinstance(data, dict):
-        raise TypeError(f"Key {prefix.rstrip('.')!r} must be a table, not {data!r}")
+        raise TypeError(f"Key {prefix.rstrip('.')!r} must be a table, not {shorten(data)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
-            raise ValueError(f"Key {prefix + key!r} is unknown; allowed: {', '.join(fields)}")
+            raise ValueError(
+                f"Key {shorten(prefix + key)} is unknown; allowed: {', '.join(fields)}"
+            )
     values = {}
     for name, field in fields.items():
         key = prefix + name
@@ -441,7 +444,7 @@ def _build(cls: type, data: Any, prefix: str) -> Any:
             values[name] = _build(_TABLES[name], data[name], f"{key}.")
         elif name in _LISTS:
             if not isinstance(data[name], (list, tuple)):
-                raise TypeError(f"Key {key!r} must be a list of tables, not {data[name]!r}")
+                raise TypeError(f"Key {key!r} must be a list of tables, not {shorten(data[name])}")
             values[name] = tuple(_build(_LISTS[name], item, f"{key}.") for item in data[name])
         else:
             values[name] = _scalar(key, data[name], str(field.type))
@@ -449,14 +452,14 @@ def _build(cls: type, data: Any, prefix: str) -> Any:
 
 
 def _scalar(key: str, value: Any, kind: str) -> Any:
-    if kind == "float" and type(value) is int:
+    if kind == "float" and type(value) is int and abs(value) < 1 << 53:
         value = float(value)
     return _typed(key, value, _KINDS[kind])
 
 
 def _typed(key: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"Key {key!r} must be of type {kind.__name__}, not {value!r}")
+        raise TypeError(f"Key {key!r} must be of type {kind.__name__}, not {shorten(value)}")
     return value
 
 
@@ -470,15 +473,15 @@ def _plain(value: Any) -> Any:
 
 def _at_least(key: str, value: int, low: int) -> None:
     if value < low:
-        raise ValueError(f"Key {key!r} must be {low} or more, not {value!r}")
+        raise ValueError(f"Key {key!r} must be {low} or more, not {shorten(value)}")
 
 
 def _range(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ValueError(f"Key {key!r} must be {low:g} to {high:g}, not {value!r}")
+        raise ValueError(f"Key {key!r} must be {low:g} to {high:g}, not {shorten(value)}")
 
 
 def _one_of(key: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         names = ", ".join(repr(item) for item in allowed)
-        raise ValueError(f"Key {key!r} must be one of {names}, not {value!r}")
+        raise ValueError(f"Key {key!r} must be one of {names}, not {shorten(value)}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,21 +90,33 @@ def load_constants(model_path: str | Path, model: Model) -> list[FloatConstants]
             relu = arrays["relu"]
             result = [
                 FloatConstants(
-                    arrays[f"scale{i}"],
-                    arrays[f"shift{i}"],
+                    _array(arrays, f"scale{i}"),
+                    _array(arrays, f"shift{i}"),
                     bool(relu[i]),
                     _scale(arrays[f"output{i}"]) if f"output{i}" in arrays else None,
                 )
                 for i in range(len(relu))
             ]
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a file of float constants: {error}") from error
-    found = [len(c.scale) for c in result]
-    if found != widths or any(len(c.shift) != len(c.scale) for c in result):
+    except Exception as error:
+        # A damaged archive makes zipfile, zlib and numpy raise a dozen kinds of errors.
+        raise ValueError(f"{path} is not a file of float constants: {error!r:.200}") from error
+    arrays_found = [array for c in result for array in (c.scale, c.shift)]
+    shapes = [array.shape for array in arrays_found]
+    if shapes != [(width,) for width in widths for _ in range(2)]:
         raise ValueError(
-            f"{path} does not belong to {model_path}: channels must be {widths}, not {found}"
+            f"{path} does not belong to {model_path}: channels must be {widths}, "
+            f"not {[list(shape) for shape in shapes[::2]]}"
         )
+    if any(array.dtype.kind != "f" for array in arrays_found):
+        raise ValueError(f"{path} must hold floating-point numbers, not others")
     return result
+
+
+def _array(arrays: Any, key: str) -> NDArray:
+    """A member of an archive, which numpy gives as bytes when it is none of its files."""
+    if not isinstance(arrays[key], np.ndarray):
+        raise ValueError(f"{key} is not an array")
+    return arrays[key]
 
 
 def _scale(values: NDArray) -> Scale:

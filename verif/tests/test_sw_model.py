@@ -42,7 +42,7 @@ def test_round_trip(tmp_path):
 
 def test_round_trip_of_extremes():
     model = small_model(
-        accuracy={}, provenance={}, classes=("ä\n", ""), top_k=1, seed=(1 << 64) - 1
+        accuracy={}, provenance={}, classes=("ä'{}\\", ""), top_k=1, seed=(1 << 64) - 1
     )
     for affine in model.affine:
         affine.multiplier[:2] = -(1 << 15), (1 << 15) - 1

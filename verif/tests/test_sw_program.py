@@ -122,7 +122,7 @@ WRONG = {
     "image": (lambda h: h.update(image=[1]), "image must be [height, width], not [1]"),
     "list": (lambda h: h.update(layers={}), "layers must be a list, not {}"),
     "layers": (lambda h: h.update(layers=[{"name": "a"}]), "layers must have name and pcs, not {"),
-    "trace": (lambda h: h.update(trace=[{}]), "trace must have image, images, height, width, "),
+    "trace": (lambda h: h.update(trace=[{}]), "trace must have name, iteration, image, images, "),
     "lanes": (lambda h: h.update(target_parameters={}), "target_parameters must have the numbe"),
     "large": (lambda h: h.update(ideal_cycles=10**400), "ideal_cycles must be a number in 0..2^6"),
     "labels": (lambda h: h.update(classes=[]), "classes must be strings, at least one"),
@@ -138,6 +138,18 @@ WRONG = {
     "images": (
         lambda h: h["trace"][0].update(images=2),
         "images of a trace must be below the batch of 1, not 1",
+    ),
+    "fraction": (
+        lambda h: h["trace"][0].update(image=0.0),
+        "trace must have name, iteration, image, images, height, width, channels, lane_words, ",
+    ),
+    "no iteration": (
+        lambda h: h["trace"][0].pop("iteration"),
+        "trace must have name, iteration, image, images, height, width, channels, lane_words, ",
+    ),
+    "name": (
+        lambda h: h["layers"][0].update(name="\a"),
+        "names must have printable characters and spaces only, not '\\x07'",
     ),
     "missing image": (
         lambda h: h.update(batch=2),
