@@ -9,10 +9,14 @@ PIP_EXTRA ?=
 JOBS ?= 2
 # Of `make regress`: another seed makes other networks.
 SEED ?= 1
-COUNT ?= 10
+COUNT ?= 100
 # Hostile files of each kind.
 FUZZ ?= 20000
 TARGETS ?= sim-tiny peer-64 peer-256 ulx3s-85f zynq-7020 zu7ev
+# Injected faults; mutants of the RTL, and of the golden model and the compiler.
+FAULTS ?= 10000
+MUTANTS ?= 400
+SIGNOFF := out/signoff
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,8 +29,8 @@ help:
 	@echo "make setup    create .venv with everything (quick when nothing changed)"
 	@echo "make demo     classify real images on the simulated accelerator, bit-exact; out/demo/index.html"
 	@echo "make test     all tests, under 20 minutes on 2 cores"
-	@echo "make regress  the long regression: random networks on every target"
-	@echo "make formal   proofs by k-induction: generator, AXI handshakes"
+	@echo "make regress  the long regression: networks, proofs, faults, coverage, mutants, one page"
+	@echo "make formal   proofs by k-induction: generator, streams, sequencer, AXI handshakes"
 	@echo "make bench    speed of the search, the golden model, the simulated accelerator and the driver"
 	@echo "make docs     the documentation as a site, with a report: out/docs/index.html"
 	@echo "make lint     style;  make types  static types;  make format  rewrite files"
@@ -47,16 +51,34 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
-# The cocotb benches, hostile files, the second golden model, then random networks on every target;
-# SEED=... COUNT=... FUZZ=... TARGETS=... choose.
+# Everything that verification has to say, in one page: out/signoff/index.html. Takes hours; SEED=,
+# COUNT=, TARGETS=, FUZZ=, FAULTS= and MUTANTS= choose. A step that fails does not stop the others.
 regress: setup
-	$(BIN)/python -m pytest -q verif/tests/test_rtl_*.py
-	$(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ)
-	$(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
-		--seed $(SEED) --count $(COUNT) --targets $(TARGETS)
-	@for target in $(TARGETS); do \
-		$(BIN)/hiddenfold verify --target $$target --seed $(SEED) --count $(COUNT) || exit 1; \
-	done
+	@mkdir -p $(SIGNOFF)
+	@failed=""; \
+	step() { echo "== $$*"; "$$@" || failed="$$failed [$$*]"; }; \
+	step $(BIN)/python -m pytest -q -n $(JOBS) --junitxml=$(SIGNOFF)/junit.xml; \
+	step $(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ); \
+	step $(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
+		--seed $(SEED) --count $(COUNT) --targets $(TARGETS); \
+	for target in $(TARGETS); do \
+		echo "== verify $$target"; \
+		$(BIN)/hiddenfold verify --target $$target --seed $(SEED) --count $(COUNT) \
+			--failures $(SIGNOFF)/failures --json > $(SIGNOFF)/networks-$$target.json \
+			|| failed="$$failed [verify $$target]"; \
+	done; \
+	step $(BIN)/python -m hiddenfold.verif.formal out/formal; \
+	cp out/formal/proofs.json $(SIGNOFF); \
+	step $(BIN)/python -m hiddenfold.verif.signoff.campaign --seed $(SEED) --count $(FAULTS) \
+		--json $(SIGNOFF)/faults.json; \
+	step $(BIN)/python -m hiddenfold.verif.signoff.collect --seed $(SEED) --count $(COUNT) \
+		--folder $(SIGNOFF); \
+	step $(BIN)/python -m hiddenfold.verif.signoff.mutation --count $(MUTANTS) \
+		--folder $(SIGNOFF)/mutants --json $(SIGNOFF)/mutants.json; \
+	step $(BIN)/python -m hiddenfold.verif.signoff.python_mutation --count $(MUTANTS) \
+		--json $(SIGNOFF)/python_mutants.json; \
+	step $(BIN)/python -m hiddenfold.verif.signoff.report $(SIGNOFF); \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 bench: setup
 	$(BIN)/python -m hiddenfold.verif.bench.speed
@@ -82,16 +104,3 @@ format: setup
 # Static tools do not follow the import hook of an editable install: show them the packages as links.
 tree:
 	@mkdir -p build/types/hiddenfold/verif
-	@for folder in hw gen sw verif/golden verif/bench verif/formal verif/fuzz verif/second; do \
-		ln -sfn $(CURDIR)/$$folder build/types/hiddenfold/$$folder; \
-	done
-
-types: setup tree
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hiddenfold
-
-clean:
-	rm -rf build dist out .pytest_cache .ruff_cache .mypy_cache *.egg-info
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-
-distclean: clean
-	rm -rf $(VENV)

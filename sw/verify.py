@@ -33,6 +33,7 @@ from hiddenfold.verif.golden.compare import Layer, Mismatch, first_mismatch
 from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_constants import random_constants, random_masks
 from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
+from hiddenfold.verif.golden.shrink import shrink
 
 if TYPE_CHECKING:
     from hiddenfold.sw.search.config import SearchConfig
@@ -77,8 +78,10 @@ def verify(
     *,
     count: int | None = None,
     config: Path | str | None = None,
+    model: Path | str | None = None,
     tick: Callable[[int], object] = lambda _: None,
     url: str | None = None,
+    failures: Path | str | None = None,
 ) -> dict[str, Any]:
     """Compare ``count`` random networks, or one architecture, on a target with the golden model.
 
@@ -88,13 +91,15 @@ def verify(
         Name of a target, its TOML file or the target.
     seed
         Integer from 0 on; makes the networks and the memory's pauses.
-    count, config
+    count, config, model
         Number of random networks, or a training configuration (TOML) whose architecture gets
-        random masks and constants. Exactly one of them.
+        random masks and constants, or a model file. Exactly one of them.
     tick
         Called with 1 after each network.
     url
         Device to run on; default: the simulator of ``target``.
+    failures
+        Folder for the networks that fail, each made as small as it still fails; default: none.
 
     Returns
     -------
@@ -102,28 +107,39 @@ def verify(
         ``networks``, ``layers``, ``values_compared``, ``mismatches``, ``first_mismatch`` (text with
         the command that repeats it, or None) and ``seed``. ``mismatches`` counts networks.
     """
-    if (count is None) == (config is None):
-        raise ValueError("verify needs either a count of random networks or a configuration")
+    if sum(what is not None for what in (count, config, model)) != 1:
+        raise ValueError(
+            "verify needs one of a count of random networks, a configuration and a model"
+        )
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be an integer from 0 on, not {seed!r}")
     if count is not None and count < 1:
         raise ValueError(f"count must be at least 1, not {count!r}")
     name = target.name if isinstance(target, Target) else str(target)
     target = target if isinstance(target, Target) else Target.load(target)
-    configured = None if config is None else untrained(config, seed)
+    if model is not None:
+        configured, what = Model.load(model), f"--model {model}"
+    elif config is not None:
+        configured, what = untrained(config, seed), f"--config {config}"
+    else:
+        configured, what = None, "--count 1"
     if configured is not None:
         # What does not fit is refused before the simulator is built, which takes minutes.
         compile_model(configured, target)
     total = Comparison()
     with Accelerator.open(url or f"rtl:{name}") as accelerator:
         for number in range(seed, seed + (count or 1)):
-            model = configured or random_model(number, network_limits(target))
-            again = f"--seed {number} " + ("--count 1" if config is None else f"--config {config}")
-            one = check_model(accelerator, model, target, number)
+            network = configured or random_model(number, network_limits(target))
+            again = f"hiddenfold verify --target {name} --seed {number}"
+            one = check_model(accelerator, network, target, number)
             total.layers += one.layers
             total.values += one.values
             if one.mismatches:
-                total.fail(f"{one.first} (repeat: hiddenfold verify --target {name} {again})")
+                text = f"{one.first} (repeat: {again} {what})"
+                if failures is not None:
+                    small = _keep_smallest(accelerator, network, target, number, Path(failures))
+                    text += f" (smallest: {again} --model {small})"
+                total.fail(text)
             tick(1)
     return {
         "networks": count or 1,
@@ -133,6 +149,20 @@ def verify(
         "first_mismatch": total.first,
         "seed": seed,
     }
+
+
+def _keep_smallest(
+    accelerator: Accelerator, model: Model, target: Target, seed: int, folder: Path
+) -> Path:
+    """Shrink a network that fails, write it and return its file."""
+
+    def fails(candidate: Model) -> bool:
+        return check_model(accelerator, candidate, target, seed).mismatches > 0
+
+    path = folder / f"network-{target.name}-{seed}.hfn"
+    folder.mkdir(parents=True, exist_ok=True)
+    shrink(model, fails).save(path)
+    return path
 
 
 def check_model(accelerator: Accelerator, model: Model, target: Target, seed: int) -> Comparison:

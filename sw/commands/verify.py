@@ -31,6 +31,13 @@ def register(commands: Any) -> None:
         type=Path,
         help="this architecture, with random masks and constants",
     )
+    what.add_argument("--model", metavar="NET.hfn", type=Path, help="this network")
+    parser.add_argument(
+        "--failures",
+        metavar="DIR",
+        type=Path,
+        help="keep networks that fail here, made as small as they still fail",
+    )
 
 
 def verify(args: argparse.Namespace) -> Outcome:
@@ -40,7 +47,15 @@ def verify(args: argparse.Namespace) -> Outcome:
 
     Target.load(args.target)
     with progress_bar(args.count or 1, "networks") as tick:
-        data = compare(args.target, args.seed, count=args.count, config=args.config, tick=tick)
+        data = compare(
+            args.target,
+            args.seed,
+            count=args.count,
+            config=args.config,
+            model=args.model,
+            tick=tick,
+            failures=args.failures,
+        )
     text = (
         f"{args.target}: {data['networks']} networks, {data['layers']} layers and iterations, "
         f"{data['values_compared']:,} values compared, {data['mismatches']} mismatches "

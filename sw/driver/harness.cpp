@@ -21,6 +21,9 @@
 
 #include "Vhiddenfold.h"
 #include "verilated.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 #if VM_TRACE
 #include "verilated_vcd_c.h"
 #endif
@@ -49,6 +52,13 @@ struct Fault {
     uint64_t begin, end;  // byte addresses, end not included
     uint32_t response;    // kSlvErr, kDecErr or kNoAnswer
     bool reads, writes;
+};
+
+struct BeatFault {
+    uint64_t number;      // of the beat, counted from when the fault was added
+    uint32_t response;
+    uint64_t flip;        // bits of each 64-bit word of a read beat to invert
+    bool read;
 };
 
 class Device {
@@ -101,7 +111,44 @@ class Device {
     const std::vector<Event>& events() const { return events_; }
 
     void add_fault(const Fault& fault) { faults_.push_back(fault); }
-    void clear_faults() { faults_.clear(); }
+    void add_beat_fault(const BeatFault& fault) {
+        beat_faults_.push_back(fault);
+        beats_[0] = beats_[1] = fault_address_ = 0;
+    }
+    uint64_t fault_address() const { return fault_address_; }
+    void clear_faults() {
+        faults_.clear();
+        beat_faults_.clear();
+        hold_begin_ = hold_end_ = 0;
+        for (std::deque<Burst>* bursts : {&writes_, &responses_})
+            for (Burst& burst : *bursts)
+                if (burst.response == kNoAnswer) burst.response = kOkay;
+    }
+
+    // The memory takes and gives nothing in cycles begin..end-1.
+    void hold(uint64_t begin, uint64_t end) {
+        hold_begin_ = begin;
+        hold_end_ = end;
+    }
+
+    bool select_mutant(uint32_t number) {
+#ifdef HF_MUTANTS
+        top_->mutant = number;
+        return true;
+#else
+        return number == 0;
+#endif
+    }
+
+    bool write_coverage(const char* path) {
+#if VM_COVERAGE
+        context_->coveragep()->write(path);
+        return true;
+#else
+        (void)path;
+        return false;
+#endif
+    }
 
     void reset(uint32_t cycles) {
         reads_.clear();
@@ -316,13 +363,15 @@ class Device {
     void write_beat(const Sample& s) {
         Burst& burst = writes_.front();
         const uint64_t beat = burst.address & ~uint64_t(kBusBytes - 1);
-        const uint32_t response = response_for(beat, false);
+        const BeatFault* fault = beat_fault(false, beat);
+        const uint32_t response = fault ? fault->response : response_for(beat, false);
         if (response > burst.response) burst.response = response;
         if (response == kOkay) {
             uint8_t* to = memory_ + (beat - base_);
             for (uint32_t i = 0; i < kBusBytes; ++i)
                 if (s.wstrb >> i & 1) to[i] = s.wdata[i];
         }
+        ++beats_[0];
         burst.address = beat + kBusBytes;
         const bool last = --burst.beats == 0;
         if (last != s.wlast) violate("WLAST is not at the end of the write burst");
@@ -339,10 +388,16 @@ class Device {
         if (reads_.empty() || reads_.front().ready > cycle_ || cycle_ < free_ || stall()) return;
         const Burst& burst = reads_.front();
         const uint64_t beat = burst.address & ~uint64_t(kBusBytes - 1);
-        const uint32_t response = response_for(beat, true);
+        const BeatFault* fault = beat_fault(true, beat);
+        uint32_t response = response_for(beat, true);
+        if (fault && fault->response != kOkay) response = fault->response;
         if (response == kNoAnswer) return;
+        ++beats_[1];
         if (response == kOkay) {
-            std::memcpy(static_cast<void*>(&top_->m_axi_rdata), memory_ + (beat - base_), kBusBytes);
+            uint64_t words[kBusBytes / 8];
+            std::memcpy(words, memory_ + (beat - base_), kBusBytes);
+            for (uint64_t& word : words) word ^= fault ? fault->flip : 0;
+            std::memcpy(static_cast<void*>(&top_->m_axi_rdata), words, kBusBytes);
         } else {
             std::memset(static_cast<void*>(&top_->m_axi_rdata), 0xEE, kBusBytes);
         }
@@ -369,6 +424,16 @@ class Device {
                 beat + kBusBytes > fault.begin)
                 return fault.response;
         return kOkay;
+    }
+
+    // The fault of the beat that comes next.
+    const BeatFault* beat_fault(bool read, uint64_t address) {
+        for (const BeatFault& fault : beat_faults_)
+            if (fault.read == read && fault.number == beats_[read]) {
+                fault_address_ = address;
+                return &fault;
+            }
+        return nullptr;
     }
 
     void check_burst(const char* what, uint64_t address, uint32_t length, uint32_t size,
@@ -399,8 +464,9 @@ class Device {
         if (violation_.empty()) violation_ = text + " (cycle " + std::to_string(cycle_) + ")";
     }
 
-    // xorshift64*: true with probability stall_ / 65536.
+    // xorshift64*: true with probability stall_ / 65536, and while the memory is held.
     bool stall() {
+        if (cycle_ >= hold_begin_ && cycle_ < hold_end_) return true;
         if (stall_ == 0) return false;
         random_ ^= random_ >> 12;
         random_ ^= random_ << 25;
@@ -428,6 +494,10 @@ class Device {
     std::vector<Event> events_;
     size_t sampled_ = 0;  // events with all their registers
     enum { kIdle, kAsking, kWaiting } sample_state_ = kIdle;
+    std::vector<BeatFault> beat_faults_;
+    uint64_t beats_[2] = {0, 0};  // written, read
+    uint64_t fault_address_ = 0;  // of the last faulty beat
+    uint64_t hold_begin_ = 0, hold_end_ = 0;
     std::deque<Burst> reads_, writes_, responses_;
     std::string violation_;
     Sample previous_{};
@@ -468,6 +538,14 @@ HF_API void hf_event(Device* d, uint64_t number, uint64_t* at, uint32_t* values)
     at[1] = event.cycle;
     std::copy(event.values.begin(), event.values.end(), values);
 }
+HF_API void hf_add_beat_fault(Device* d, uint64_t number, uint32_t response, uint64_t flip,
+                              uint32_t read) {
+    d->add_beat_fault({number, response, flip, read != 0});
+}
+HF_API uint64_t hf_fault_address(Device* d) { return d->fault_address(); }
+HF_API void hf_hold(Device* d, uint64_t begin, uint64_t end) { d->hold(begin, end); }
+HF_API uint32_t hf_select_mutant(Device* d, uint32_t number) { return d->select_mutant(number); }
+HF_API uint32_t hf_write_coverage(Device* d, const char* path) { return d->write_coverage(path); }
 HF_API void hf_clear_faults(Device* d) { d->clear_faults(); }
 HF_API void hf_reset(Device* d, uint32_t cycles) { d->reset(cycles); }
 HF_API uint32_t hf_read32(Device* d, uint32_t address, uint32_t* value, uint32_t limit) {
@@ -475,6 +553,10 @@ HF_API uint32_t hf_read32(Device* d, uint32_t address, uint32_t* value, uint32_t
 }
 HF_API uint32_t hf_write32(Device* d, uint32_t address, uint32_t value, uint32_t limit) {
     return d->access(true, address, &value, 0xF, limit);
+}
+HF_API uint32_t hf_write_strobed(Device* d, uint32_t address, uint32_t value, uint32_t strobe,
+                                 uint32_t limit) {
+    return d->access(true, address, &value, strobe, limit);
 }
 HF_API uint64_t hf_advance(Device* d, uint64_t cycles, uint32_t until_irq) {
     return d->advance(cycles, until_irq != 0);

@@ -28,6 +28,11 @@ VERILATOR_FLAGS = (
     *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--threads", "1"),
     *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--output-split", "20000"),
 )
+#: Wide enough for the widest signal: without it, wide signals are left out.
+COVERAGE_FLAGS = (
+    *("--coverage-line", "--coverage-toggle", "--coverage-underscore"),
+    *("--coverage-max-width", "4096"),
+)
 FAST_FLAGS = ("-O3", "-march=native")
 #: Initialisation and Verilator's run time are not hot: time spent on optimising them is lost.
 SLOW_FLAGS = ("-O0",)
@@ -61,20 +66,33 @@ def target_verilog(target: Target, log: Log) -> Path:
 
 
 def simulator_library(
-    verilog: Path, *, bus_bits: int, trace: bool, log: Log, flags: tuple[str, ...] = FAST_FLAGS
+    verilog: Path,
+    *,
+    bus_bits: int,
+    trace: bool,
+    log: Log,
+    flags: tuple[str, ...] = FAST_FLAGS,
+    coverage: bool = False,
+    mutants: bool = False,
 ) -> Path:
     """Return the shared library that simulates a Verilog file, compiling it if need be.
 
-    ``trace`` builds the variant that can write waveforms (VCD), which is slower. Raises
+    ``trace`` builds the variant that can write waveforms (VCD), ``coverage`` one that counts which
+    lines, branches and bits were active; both are slower. ``mutants`` says that the Verilog has the
+    input ``mutant`` of :mod:`hiddenfold.verif.signoff.mutants`. Raises
     :class:`~hiddenfold.gen.tools.ToolError` if a tool is missing or fails.
     """
     verilator, compiler = find_verilator(), find_compiler()
-    verilator_flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
+    verilator_flags = (
+        *VERILATOR_FLAGS,
+        *(("--trace-vcd",) if trace else ()),
+        *(COVERAGE_FLAGS if coverage else ()),
+    )
     key = digest(
         verilog.read_text(encoding="utf-8"),
         HARNESS.read_text(encoding="utf-8"),
         Path(__file__).read_text(encoding="utf-8"),
-        repr((bus_bits, trace, flags)),
+        repr((bus_bits, trace, flags, verilator_flags, mutants)),
         f"{verilator.version} {compiler.path} {compiler.version}",
         _processor(),
     )
@@ -92,7 +110,9 @@ def simulator_library(
         defines = [
             f"-DHF_BUS_BITS={bus_bits}",
             *(f"-DVM_TRACE{kind}={int(trace)}" for kind in ("", "_VCD")),
-            *(f"-DVM_{name}=0" for name in ("COVERAGE", "SC", "TIMING", "TRACE_FST", "TRACE_SAIF")),
+            *(f"-DVM_{name}=0" for name in ("SC", "TIMING", "TRACE_FST", "TRACE_SAIF")),
+            f"-DVM_COVERAGE={int(coverage)}",
+            *(("-DHF_MUTANTS",) if mutants else ()),
         ]
         include = [f"-I{path}" for path in (work, verilator.include, verilator.include / "vltstd")]
         jobs = []

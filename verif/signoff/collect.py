@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m hiddenfold.verif.signoff.collect``: code and functional coverage of one regression.
+
+Random networks, the scenarios of :mod:`.scenarios` and some faults run on a simulator that counts
+lines, branches and toggled bits. The networks are small, since that simulator is slow; nothing here
+is compared less exactly than elsewhere.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hiddenfold.gen.target import Target
+from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
+from hiddenfold.sw.verify import check_model, network_limits
+from hiddenfold.verif.golden.random_networks import random_model
+from hiddenfold.verif.signoff.campaign import TARGET
+from hiddenfold.verif.signoff.coverage import load_waivers, read, tally
+from hiddenfold.verif.signoff.device import ProbeDevice
+from hiddenfold.verif.signoff.functional import Collector, RecordingAccelerator, all_bins
+from hiddenfold.verif.signoff.rig import Rig
+from hiddenfold.verif.signoff.scenarios import Bench, exact_run
+
+#: Where the regions lie in the runs that are to move every address bit.
+_MEMORY = (1 << 32) - 0x1000_0000
+_SPREAD = 0x2AAA_B000
+
+
+def collect(
+    library: Path, folder: Path, *, seed: int, count: int, size: float = 0.15
+) -> tuple[Collector, list[Path], list[str]]:
+    """Run; return functional coverage, Verilator's coverage files and descriptions of failures.
+
+    ``size`` is the part of the usual work that a random network may need.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = Target.load(TARGET)
+    collector = Collector(target)
+    files: list[Path] = []
+    devices: list[ProbeDevice] = []
+    failures: list[str] = []
+
+    def opened(memory: int = 1 << 20) -> ProbeDevice:
+        devices.append(ProbeDevice(library, memory_size=memory))
+        return devices[-1]
+
+    bench = Bench.make(networks=0)
+    for name, scenario in bench.scenarios(opened):
+        try:
+            scenario()
+        except AssertionError as error:
+            failures.append(f"{name}: {error}")
+    for case in bench.cases:
+        exact_run(Rig(opened(_MEMORY), case, spread=_SPREAD))
+    limits = network_limits(target)
+    small = replace(limits, max_macs=int(limits.max_macs * size))
+    accelerator = RecordingAccelerator(opened(1 << 26))
+    accelerator.collector = collector
+    for number in range(seed, seed + count):
+        result = check_model(accelerator, random_model(number, small), target, number)
+        if result.mismatches:
+            failures.append(f"network {number}: {result.first}")
+    for number, device in enumerate(devices):
+        files.append(folder / f"coverage{number}.dat")
+        device.write_coverage(files[-1])
+        device.close()
+    return collector, files, failures
+
+
+def main() -> int:
+    """Collect, write ``coverage.json``, print a table; exit status 1 if a comparison failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--folder", type=Path, default=Path("out/signoff"))
+    arguments = parser.parse_args()
+    target, began = Target.load(TARGET), time.monotonic()
+    library = simulator_library(
+        target_verilog(target, print),
+        bus_bits=target.bus_bits,
+        trace=False,
+        log=print,
+        flags=("-O1",),
+        coverage=True,
+    )
+    collector, files, failures = collect(
+        library, arguments.folder / "coverage", seed=arguments.seed, count=arguments.count
+    )
+    components, unused = tally(read(files), load_waivers())
+    bins = all_bins(target)
+    data = {
+        "seed": arguments.seed,
+        "networks": arguments.count,
+        "seconds": time.monotonic() - began,
+        "failures": failures,
+        "functional": [
+            {"group": group, "bin": name, "count": collector.counts[group, name]}
+            for group, name in bins
+        ],
+        "code": {
+            name: {
+                kind: {
+                    "covered": entry.covered,
+                    "total": entry.total,
+                    "waived": entry.waived,
+                    "missed": entry.missed,
+                }
+                for kind, entry in kinds.items()
+            }
+            for name, kinds in sorted(components.items())
+        },
+        "unused_waivers": [vars(waiver) for waiver in unused],
+    }
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    (arguments.folder / "coverage.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    for failure in failures:
+        print(failure)
+    print(f"functional: {len(bins) - len(collector.missing)} of {len(bins)} bins")
+    for group, name in collector.missing:
+        print(f"  not seen: {group}: {name}")
+    for kind in ("line", "branch", "toggle"):
+        entries = [kinds[kind] for kinds in components.values() if kind in kinds]
+        covered, total = sum(e.covered for e in entries), sum(e.total for e in entries)
+        waived = sum(e.waived for e in entries)
+        print(f"{kind}: {covered} of {total} ({covered / max(total, 1):.2%}), {waived} waived")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short bench of everything the specification promises, for telling designs from mutants.
+
+Scenarios go from quick to slow. Each raises if the hardware breaks a promise; only the last
+scenario of all compares with the design's own cycle counts, which are no promise.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hiddenfold.gen.target import Target
+from hiddenfold.hw import regmap
+from hiddenfold.hw.isa import BYTES, Error, Opcode
+from hiddenfold.sw.driver.accelerator import Accelerator
+from hiddenfold.sw.instructions import instructions
+from hiddenfold.sw.model import Model
+from hiddenfold.sw.verify import check_model, network_limits
+from hiddenfold.verif.golden.random_networks import random_model
+from hiddenfold.verif.signoff import campaign
+from hiddenfold.verif.signoff.device import ProbeDevice
+from hiddenfold.verif.signoff.layout import signed
+from hiddenfold.verif.signoff.rig import Case, Failure, Rig
+
+#: Random networks, small ones, and faults of the bench.
+NETWORKS = 16
+FAULTS = 60
+_FAULT_SEED = 7
+_COUNTERS = ("CYCLES", "ARRAY_CYCLES", "TILE_STALLS", "DRAIN_STALLS", "BUS_STALLS")
+_PATTERNS = (0x5A5A_5A5A, 0xA5A5_A5A5, 0x0123_4567, 0xFFFF_FFFF, 0)
+
+
+@dataclass
+class Bench:
+    """What does not depend on the device: programs, networks, and the design's cycle counts."""
+
+    target: Target
+    cases: list[Case]
+    networks: list[tuple[int, Model]]
+    counters: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, networks: int = NETWORKS) -> "Bench":
+        """Compile the programs and make the networks."""
+        target = Target.load(campaign.TARGET)
+        limits = network_limits(target)
+        small = replace(limits, max_macs=limits.max_macs // 10)
+        return cls(
+            target,
+            campaign.cases(),
+            [(seed, random_model(seed, small)) for seed in range(networks)],
+        )
+
+    def scenarios(
+        self, open_device: Callable[[], ProbeDevice]
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Name and function of each scenario, to be run in this order."""
+        rigs = [Rig(open_device(), case) for case in self.cases]
+        for rig in rigs:
+            rig.limit = 3 * rig.case.program.predicted_cycles * len(rig.case.images) + 5000
+        yield "registers", lambda: registers(rigs[0])
+        for number in range(len(rigs)):
+            yield f"program {number}", lambda number=number: exact_run(rigs[number])
+        yield "illegal programs", lambda: illegal_programs(rigs[0])
+        yield "illegal transfers", lambda: illegal_transfers(rigs[2])
+        accelerator = Accelerator(open_device())
+        for seed, model in self.networks:
+            yield (
+                f"network {seed}",
+                lambda seed=seed, model=model: self._network(accelerator, seed, model),
+            )
+        for first in range(0, FAULTS, 10):
+            yield f"faults {first}", lambda first=first: faults(rigs, first)
+        yield "cycle counts", lambda: self._cycle_counts(rigs)
+
+    def _network(self, accelerator: Accelerator, seed: int, model: Model) -> None:
+        comparison = check_model(accelerator, model, self.target, seed)
+        if comparison.mismatches:
+            raise Failure(comparison.first)
+
+    def _cycle_counts(self, rigs: list[Rig]) -> None:
+        for number, rig in enumerate(rigs):
+            rig.device.configure()
+            rig.fill()
+            rig.expect_good()
+            for name in _COUNTERS:
+                value = rig.read(name)
+                if self.counters.setdefault((number, name), value) != value:
+                    raise Failure(f"{name} of program {number} is {value}")
+
+
+def open_devices(library: Path, mutant: int) -> Callable[[], ProbeDevice]:
+    """A function that opens a device with a mutant switched on from the start."""
+
+    def open_device() -> ProbeDevice:
+        device = ProbeDevice(library, memory_size=1 << 20)
+        device.select_mutant(mutant)
+        device.reset()
+        return device
+
+    return open_device
+
+
+def registers(rig: Rig) -> None:
+    """Constants, reset values, every bit of every register, strobes, reserved offsets."""
+    parameters = rig.case.program.target_parameters
+    shape = [parameters[name] for name in ("rows", "lanes", "planes")]
+    shape.append(parameters["bus_bits"] // 8)
+    for name, value in (
+        ("ID", regmap.ID_VALUE),
+        ("VERSION", regmap.VERSION_VALUE),
+        ("TARGET", rig.case.program.target_id),
+        ("SHAPE", int.from_bytes(bytes(shape), "little")),
+    ):
+        _expect(name, rig.read(name), value)
+    writable = [name for name, register in regmap.REGISTERS.items() if register.access == "RW"]
+    for name in writable:
+        _expect(name, rig.read(name), 0)
+    for pattern in _PATTERNS:
+        for shift, name in enumerate(writable):
+            rig.write(name, pattern ^ shift)
+        for shift, name in enumerate(writable):
+            mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
+            _expect(name, rig.read(name), (pattern ^ shift) & mask)
+    offset = regmap.REGISTERS["IMAGE"].offset
+    rig.device.write32(offset, 0x1122_3344)
+    rig.device.write_strobed(offset, 0xAABB_CCDD, 0b0101)
+    _expect("IMAGE", rig.read("IMAGE"), 0x11BB_33DD)
+    rig.device.write_strobed(offset, 0xAABB_CCDD, 0b1010)
+    _expect("IMAGE", rig.read("IMAGE"), 0xAABB_CCDD)
+    for offset in (0x44, 0x88, 0x100, 0x200, 0x400, 0x820, 0xFFC):
+        rig.device.write32(offset, 0xFFFF_FFFF)
+        _expect(f"reserved offset {offset:#x}", rig.device.read32(offset), 0)
+    rig.write("CONTROL", regmap.CONTROL_ABORT | regmap.CONTROL_IRQ_ENABLE)
+    _expect("CONTROL", rig.read("CONTROL"), regmap.CONTROL_IRQ_ENABLE)
+    _expect("STATUS", rig.read("STATUS"), 0)
+
+
+def _expect(name: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise Failure(f"{name} must be {wanted:#x}, not {found:#x}")
+
+
+def exact_run(rig: Rig) -> None:
+    """Two exact runs, with and without pauses, of the bytes that were predicted."""
+    program, images = rig.case.program, len(rig.case.images)
+    rig.fill()
+    for stall in (0.0, 0.5):
+        rig.device.configure(stall=stall, read_latency=5, seed=3)
+        rig.expect_good()
+        _expect("READ_BYTES", rig.read("READ_BYTES"), program.predicted_bytes_read * images)
+        _expect("WRITE_BYTES", rig.read("WRITE_BYTES"), program.predicted_bytes_written * images)
+        if not rig.read("ARRAY_CYCLES") < rig.read("CYCLES"):
+            raise Failure("ARRAY_CYCLES is not below CYCLES")
+    rig.write("STATUS", regmap.STATUS_DONE)
+    _expect("STATUS", rig.read("STATUS"), 0)
+
+
+def _errors(rig: Rig, wrong: list[tuple[Error, int, dict[str, int]]]) -> None:
+    """Each changed instruction (error, offset, fields), signed again, must give its error."""
+    rig.device.configure(read_latency=0)
+    for error, offset, fields in wrong:
+        rig.fill()
+        changed = signed(rig.case.program.memory, offset, **fields)
+        rig.device.write_memory(rig.places["PROGRAM"][0] + offset, changed)
+        try:
+            rig.expect_error(error, offset)
+        except Failure as failure:
+            raise Failure(f"{fields} at {offset:#x}: {failure}") from failure
+    rig.fill()
+    rig.expect_good()
+
+
+def illegal_programs(rig: Rig) -> None:
+    """Signed instructions that make no sense are refused with their own codes."""
+    listing = list(instructions(rig.case.program.memory))
+    at = {fields["opcode"]: (offset, fields) for offset, fields in reversed(listing)}
+    conv_at, conv = at[Opcode.CONV]
+    image_at, image = at[Opcode.IMAGE]
+    pool_at, _ = at[Opcode.POOL]
+    logits_at, _ = next(item for item in reversed(listing) if item[1]["opcode"] == Opcode.CONV)
+    loop_at, _ = at[Opcode.LOOP]
+    end_at, _ = at[Opcode.END]
+    words = rig.case.target.act_words
+    last, outside = words - 1, 1 << 23
+    field, window = Error.FIELD, Error.WINDOW
+    _errors(
+        rig,
+        [
+            *((Error.TARGET, 0, {"seed": rig.case.program.target_id ^ 1 << bit})
+              for bit in (0, 17, 31, 32, 63)),
+            (Error.OPCODE, 0, {"opcode": Opcode.END}),
+            *((Error.OPCODE, BYTES, {"opcode": opcode}) for opcode in (0, 1, 3, 0x16, 0x7F, 0x90)),
+            (Error.LOOP, BYTES, {"opcode": Opcode.ENDLOOP}),
+            *((Error.LOOP, loop_at, {"count": n}) for n in (0, 256, 1 << 20, 1 << 31)),
+            (Error.LOOP, loop_at + BYTES, {"opcode": Opcode.LOOP, "count": 2}),
+            *((field, image_at, {"kernel": n}) for n in (0, 2, 4, 9, 11, 15)),
+            *((field, image_at, {"stride": n}) for n in (0, 3, 4, 8)),
+            *((field, image_at, {name: 0}) for name in
+              ("in_h", "in_w", "out_h", "out_w", "out_words")),
+            (field, image_at, {"top": image["kernel"] // 2 + 1}),
+            *((field, image_at, {"in_w": n}) for n in (65, 128, 1024)),
+            *((field, conv_at, {"kernel": n}) for n in (0, 2, 6, 8, 9)),
+            *((field, conv_at, {"stride": n}) for n in (0, 3, 5)),
+            *((field, conv_at, {"passes": n}) for n in (0, 5, 8)),
+            *((field, conv_at, {"out_bits": n}) for n in (0, 9, 15)),
+            *((field, conv_at, {name: 0}) for name in
+              ("in_h", "in_w", "out_h", "out_w", "blocks", "in_words", "out_words", "images",
+               "tile_rows", "tile_images", "count")),
+            (field, conv_at, {"tile_rows": 0xFFF}),
+            (field, conv_at, {"tile_rows": conv["tile_rows"] + 1, "tile_images": 2, "images": 2}),
+            (field, conv_at, {"images": 255, "tile_images": 255, "tile_rows": conv["out_h"]}),
+            (field, conv_at, {"top": conv["kernel"] // 2 + 1}),
+            *((field, conv_at, {"free": n, "frozen": 0}) for n in (1, 2, 3)),
+            *((field, logits_at, fields) for fields in
+              ({"residual": 1}, {"kernel": 3}, {"stride": 2})),
+            *((field, pool_at, {name: 0}) for name in
+              ("kernel", "stride", "in_h", "in_w", "out_h", "out_w", "in_words")),
+            (field, pool_at, {"kernel": 2}),
+            (field, pool_at, {"top": 2}),
+            *((field, end_at, {"images": n}) for n in (0, 2, 255)),
+            *((window, image_at, {"dst": n}) for n in (last, words, outside)),
+            *((window, conv_at, {name: n}) for name in ("src", "dst") for n in
+              (last, words, outside)),
+            *((window, pool_at, {name: n}) for name in ("src", "dst") for n in
+              (last, words, outside)),
+            (window, conv_at, {"residual": 1, "res": words}),
+            (window, conv_at, {"offset": len(rig.case.program.memory)}),
+            (window, conv_at, {"offset": 1 << 31}),
+        ],
+    )  # fmt: skip
+
+
+def illegal_transfers(rig: Rig) -> None:
+    """LOAD and SAVE outside their windows or with senseless fields; stores of nothing."""
+    listing = list(instructions(rig.case.program.memory))
+    last = rig.case.target.act_words - 1
+    wrong: list[tuple[Error, int, dict[str, int]]] = []
+    for opcode, place in ((Opcode.LOAD, "dst"), (Opcode.SAVE, "src")):
+        offset, fields = next(item for item in listing if item[1]["opcode"] == opcode)
+        wrong += [
+            (Error.FIELD, offset, {"count": 0}),
+            (Error.FIELD, offset, {"count": 1 << 31}),
+            *((Error.FIELD, offset, {"offset": fields["offset"] + n}) for n in (1, 2, 4, 8)),
+            (Error.WINDOW, offset, {"offset": rig.case.program.scratch_bytes}),
+            (Error.WINDOW, offset, {"offset": (1 << 32) - rig.case.target.lanes}),
+            (Error.WINDOW, offset, {place: last, "count": 2}),
+            (Error.WINDOW, offset, {place: last + 1}),
+        ]
+    store, _ = next(item for item in listing if item[1]["opcode"] == Opcode.STORE)
+    wrong += [
+        (Error.FIELD, store, {"count": 0}),
+        (Error.WINDOW, store, {"src": last + 1}),
+        (Error.WINDOW, store, {"src": last, "count": 2}),
+    ]
+    _errors(rig, wrong)
+
+
+def faults(rigs: list[Rig], first: int) -> None:
+    """Ten faults of the campaign."""
+    outcome = campaign.run_campaign(rigs, seed=_FAULT_SEED, first=first, count=10)
+    if outcome.failures:
+        raise Failure(outcome.failures[0])
