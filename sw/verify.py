@@ -82,6 +82,7 @@ def verify(
     tick: Callable[[int], object] = lambda _: None,
     url: str | None = None,
     failures: Path | str | None = None,
+    waves: Path | None = None,
 ) -> dict[str, Any]:
     """Compare ``count`` random networks, or one architecture, on a target with the golden model.
 
@@ -100,6 +101,8 @@ def verify(
         Device to run on; default: the simulator of ``target``.
     failures
         Folder for the networks that fail, each made as small as it still fails; default: none.
+    waves
+        File of a waveform of the simulator (FST).
 
     Returns
     -------
@@ -127,7 +130,8 @@ def verify(
         # What does not fit is refused before the simulator is built, which takes minutes.
         compile_model(configured, target)
     total = Comparison()
-    with Accelerator.open(url or f"rtl:{name}") as accelerator:
+    options = {"trace_file": waves} if waves else {}
+    with Accelerator.open(url or f"rtl:{name}", **options) as accelerator:
         for number in range(seed, seed + (count or 1)):
             network = configured or random_model(number, network_limits(target))
             again = f"hiddenfold verify --target {name} --seed {number}"

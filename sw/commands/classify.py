@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,19 +77,22 @@ def classify_on_device(
     batch: int = 1,
     check: bool = False,
     tick: Tick = lambda _: None,
+    waves: Path | None = None,
 ) -> Classification:
     """Classify uint8[N, height, width, 3] on a device.
 
     With ``check`` the logits, and in a second run the outputs of every layer and iteration, are
     compared with the golden model. ``tick`` is called with the number of images after each step;
-    it hears of each image once, with ``check`` twice.
+    it hears of each image once, with ``check`` twice. ``waves`` is the file of a waveform, for a
+    device that is simulated.
     """
     from hiddenfold.gen.compile import compile_model
     from hiddenfold.sw.driver.accelerator import Accelerator
 
     program = compile_model(model, target, batch=batch)
     traced = compile_model(model, target, trace=True, batch=batch) if check else None
-    with Accelerator.open(url) as accelerator:
+    options = {"trace_file": waves} if waves else {}
+    with Accelerator.open(url, **options) as accelerator:
         result = _measure(accelerator, program, images, batch, tick)
         if traced is not None:
             _compare(accelerator, model, traced, images, result, tick=tick)

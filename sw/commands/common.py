@@ -22,6 +22,7 @@ __all__ = [
     "Outcome",
     "add_batch",
     "add_command",
+    "add_waves",
     "at_least",
     "default_model",
     "format_bytes",
@@ -54,6 +55,24 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         help="images that the accelerator works on together; cycles and bytes are then the mean "
         "over them (default: 1)",
     )
+
+
+def add_waves(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--waves``."""
+    parser.add_argument(
+        "--waves",
+        metavar="FILE.fst",
+        type=_waves,
+        help="write the waveform of the simulated accelerator, with files that show it in "
+        "GTKWave (.gtkw) and Surfer (.sucl); slow and large",
+    )
+
+
+def _waves(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".fst":
+        raise argparse.ArgumentTypeError(f"must be the name of an .fst file, not {text!r}")
+    return path
 
 
 def add_command(

@@ -16,6 +16,7 @@ from hiddenfold.sw.commands.common import (
     Outcome,
     add_batch,
     add_command,
+    add_waves,
     format_table,
     top5,
 )
@@ -58,6 +59,7 @@ def register(commands: Any) -> None:
         action="store_true",
         help="compare logits and every layer and iteration with the golden model, bit by bit",
     )
+    add_waves(parser)
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -66,6 +68,10 @@ def run(args: argparse.Namespace) -> Outcome:
 
     if args.check and args.backend == "golden":
         raise ValueError("--check compares a device with the golden model: use another --backend")
+    if args.waves and not args.backend.startswith("rtl"):
+        raise ValueError(
+            f"--waves is for the simulated accelerator: --backend rtl, not {args.backend!r}"
+        )
     model = Model.load(args.model)
     images = read_images(args.images, model, fit=args.fit)
     if args.backend == "golden":
@@ -83,6 +89,7 @@ def run(args: argparse.Namespace) -> Outcome:
                 batch=args.batch,
                 check=args.check,
                 tick=tick,
+                waves=args.waves,
             )
     entries = [
         {"image": str(path), "top5": top5(logits, model.classes), "logits": logits.tolist(), **each}

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.commands.common import Outcome, add_command, at_least
+from hiddenfold.sw.commands.common import Outcome, add_command, add_waves, at_least
 from hiddenfold.sw.progress import progress_bar
 
 __all__ = ["register"]
@@ -38,6 +38,7 @@ def register(commands: Any) -> None:
         type=Path,
         help="keep networks that fail here, made as small as they still fail",
     )
+    add_waves(parser)
 
 
 def verify(args: argparse.Namespace) -> Outcome:
@@ -55,6 +56,7 @@ def verify(args: argparse.Namespace) -> Outcome:
             model=args.model,
             tick=tick,
             failures=args.failures,
+            waves=args.waves,
         )
     text = (
         f"{args.target}: {data['networks']} networks, {data['layers']} layers and iterations, "

@@ -25,7 +25,7 @@
 #include "verilated_cov.h"
 #endif
 #if VM_TRACE
-#include "verilated_vcd_c.h"
+#include "verilated_fst_c.h"
 #endif
 
 namespace {
@@ -217,7 +217,7 @@ class Device {
     bool start_trace(const char* path) {
 #if VM_TRACE
         stop_trace();
-        trace_ = std::make_unique<VerilatedVcdC>();
+        trace_ = std::make_unique<VerilatedFstC>();
         top_->trace(trace_.get(), 99);
         trace_->open(path);
         return trace_->isOpen();
@@ -504,7 +504,7 @@ class Device {
     std::unique_ptr<VerilatedContext> context_;
     std::unique_ptr<Vhiddenfold> top_;
 #if VM_TRACE
-    std::unique_ptr<VerilatedVcdC> trace_;
+    std::unique_ptr<VerilatedFstC> trace_;
 #endif
 };
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.device import Device, DeviceError
-from hiddenfold.sw.driver.simulator import Log, simulator_library, target_verilog
+from hiddenfold.sw.driver.simulator import FAST_FLAGS, Log, simulator_library, target_verilog
+from hiddenfold.sw.driver.waves import write_views
 
 DEFAULT_TARGET = "sim-tiny"
 #: Not 0, so that a design that forgets to add a base address fails.
@@ -49,7 +50,7 @@ class RtlDevice(Device):
     ):
         """Make an instance of a library of :func:`.simulator.simulator_library`.
 
-        ``trace_file`` writes the waveform of everything (VCD) if the library was built for it.
+        ``trace_file`` writes the waveform of everything (FST) if the library was built for it.
         """
         if not 0 < memory_size <= (1 << 32) - MEMORY_BASE or memory_size % 4096:
             raise ValueError(
@@ -88,14 +89,23 @@ class RtlDevice(Device):
         """Generate, compile and start a target; both steps are cached.
 
         ``target`` is a name or a TOML file, "" is :data:`DEFAULT_TARGET`; ``log`` gets a line
-        before each slow step (default: to stderr); ``options`` are those of the constructor.
+        before each slow step (default: to stderr); ``options`` are those of the constructor. With
+        ``trace_file`` (FST) come files beside it that show it in GTKWave and Surfer.
         """
         log = log or (lambda text: print(text, file=sys.stderr, flush=True))
         chosen = Target.load(target or DEFAULT_TARGET)
         verilog = target_verilog(chosen, log)
+        trace = trace_file is not None
         library = simulator_library(
-            verilog, bus_bits=chosen.bus_bits, trace=trace_file is not None, log=log
+            verilog,
+            bus_bits=chosen.bus_bits,
+            trace=trace,
+            log=log,
+            # With waveforms it is slow anyway, and its many functions take long to optimise.
+            flags=("-O1",) if trace else FAST_FLAGS,
         )
+        if trace_file is not None:
+            write_views(chosen, Path(trace_file))
         return cls(library, trace_file=trace_file, **options)
 
     def configure(

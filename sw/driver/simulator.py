@@ -22,6 +22,8 @@ from hiddenfold.sw.progress import progress_bar
 
 TOP = "hiddenfold"
 HARNESS = Path(__file__).with_name("harness.cpp")
+#: Headers that stand in for those of zlib and lz4, which waveforms would need.
+COMPRESSION = Path(__file__).with_name("fst")
 #: Random initial values and X would cost speed; the design has resets for all it relies on.
 VERILATOR_FLAGS = (
     *("--cc", "--make", "json", "--prefix", f"V{TOP}", "--top-module", TOP),
@@ -77,7 +79,7 @@ def simulator_library(
 ) -> Path:
     """Return the shared library that simulates a Verilog file, compiling it if need be.
 
-    ``trace`` builds the variant that can write waveforms (VCD), ``coverage`` one that counts which
+    ``trace`` builds the variant that can write waveforms (FST), ``coverage`` one that counts which
     lines, branches and bits were active; both are slower. ``mutants`` says that the Verilog has the
     input ``mutant`` of :mod:`hiddenfold.verif.signoff.mutants`. Raises
     :class:`~hiddenfold.gen.tools.ToolError` if a tool is missing or fails.
@@ -85,7 +87,7 @@ def simulator_library(
     verilator, compiler = find_verilator(), find_compiler()
     verilator_flags = (
         *VERILATOR_FLAGS,
-        *(("--trace-vcd",) if trace else ()),
+        *(("--trace-fst",) if trace else ()),
         *(COVERAGE_FLAGS if coverage else ()),
     )
     key = digest(
@@ -109,12 +111,13 @@ def simulator_library(
         fast.append(str(HARNESS))
         defines = [
             f"-DHF_BUS_BITS={bus_bits}",
-            *(f"-DVM_TRACE{kind}={int(trace)}" for kind in ("", "_VCD")),
-            *(f"-DVM_{name}=0" for name in ("SC", "TIMING", "TRACE_FST", "TRACE_SAIF")),
+            *(f"-DVM_TRACE{kind}={int(trace)}" for kind in ("", "_FST")),
+            *(f"-DVM_{name}=0" for name in ("SC", "TIMING", "TRACE_VCD", "TRACE_SAIF")),
             f"-DVM_COVERAGE={int(coverage)}",
             *(("-DHF_MUTANTS",) if mutants else ()),
         ]
-        include = [f"-I{path}" for path in (work, verilator.include, verilator.include / "vltstd")]
+        folders = (work, verilator.include, verilator.include / "vltstd", COMPRESSION)
+        include = [f"-I{path}" for path in folders]
         jobs = []
         for number, (source, optimise) in enumerate(
             [(source, flags) for source in fast] + [(source, SLOW_FLAGS) for source in slow]
