@@ -6,6 +6,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2, exact_log2
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import READ_LATENCY
 from hiddenfold.hw.affine import AffineLoader
 from hiddenfold.hw.array import MaskedArray, partial_bits
@@ -188,6 +189,7 @@ class ConvEngine(wiring.Component):
             depth=self._depth,
             acc_bits=self._acc_bits,
             partial_bits=partial_bits(self._lanes),
+            parts=isa.logit_parts(self._rows, self._bus_bits),
         )
         m.submodules.affine = affine = AffineLoader(rows=self._rows)
         m.submodules.affine_words = affine_words = Splitter(in_bits=self._bus_bits, out_bits=64)
@@ -274,6 +276,7 @@ class ConvEngine(wiring.Component):
             sums.drain_en.eq(drain.psum_en),
             sums.drain_index.eq(drain.psum_index),
             sums.drain_bank.eq(drain.psum_bank),
+            sums.drain_parts.eq(drain.psum_parts),
             drain.psum_data.eq(sums.drain_data),
             self.b_en.eq(drain.res_en),
             self.b_addr.eq(drain.res_addr),

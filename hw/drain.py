@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drains finished pixel tiles: requantized to activation memory, or summed up to logits."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hiddenfold.hw import actmem
+from hiddenfold.hw import actmem, isa
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.psum import PartialSums
 from hiddenfold.hw.requant import Requantize
@@ -18,7 +21,8 @@ class Drain(wiring.Component):
     With ``logits`` low, each pixel's ``rows`` channels go through :class:`Requantize`, with the
     residual read at ``res``, to the segment of the word at ``dst``. With ``logits`` high the
     pixels of each image of a block are added up, which is the global average pooling of
-    docs/spec.md section 4.5, and sent as 32-bit numbers.
+    docs/spec.md section 4.5, and sent as 32-bit numbers; a pixel then takes
+    :func:`hiddenfold.hw.isa.logit_parts` cycles instead of one.
 
     Members
     -------
@@ -28,7 +32,7 @@ class Drain(wiring.Component):
         A pixel tile is complete in the partial-sum banks, which are used in turn.
     drained
         Its last pixel has been read; the bank is free.
-    psum_en, psum_index, psum_bank, psum_data
+    psum_en, psum_index, psum_bank, psum_parts, psum_data
         Read port of the partial sums.
     affine_full, affine_take, multiplier, bias, shift, residual
         Constants of a block, see ``AffineLoader``.
@@ -51,6 +55,7 @@ class Drain(wiring.Component):
         self._lanes = lanes
         self._acc_bits = acc_bits
         self._address_bits = address_bits
+        self._parts = isa.logit_parts(rows, bus_bits)
         super().__init__(
             {
                 **LOOP_BOUNDS,
@@ -67,6 +72,7 @@ class Drain(wiring.Component):
                 "psum_en": Out(1),
                 "psum_index": Out(range(depth)),
                 "psum_bank": Out(1),
+                "psum_parts": Out(self._parts),
                 "psum_data": In(rows * acc_bits),
                 "affine_full": In(1),
                 "affine_take": Out(1),
@@ -104,6 +110,8 @@ class Drain(wiring.Component):
 
         # Walk over the pixels of a tile.
         issue = Signal()
+        part = Signal(range(self._parts))  # of the rows, for logits
+        next_pixel = Signal()
         column, line, maps = Signal(16), Signal(16), Signal(8)
         last_pixel = Signal()  # of an image in the tile
         last_map = Signal()
@@ -119,10 +127,14 @@ class Drain(wiring.Component):
             self.overflow.eq(
                 issue & ~self.logits & (write_address[-1] | (self.add_residual & res_address[-1]))
             ),
-            self.drained.eq(issue & last_pixel & last_map),
+            self.drained.eq(next_pixel & last_pixel & last_map),
             tiles.step.eq(self.drained),
+            self.psum_parts.eq(Mux(self.logits, 1 << part, -1)),
+            next_pixel.eq(issue & (~self.logits | (part == self._parts - 1))),
         ]
-        with m.If(issue):
+        with m.If(issue & self.logits):
+            m.d.sync += part.eq(part + 1)
+        with m.If(next_pixel):
             m.d.sync += [
                 self.psum_index.eq(self.psum_index + 1),
                 write_address.eq(write_address + self.out_words),
@@ -162,19 +174,29 @@ class Drain(wiring.Component):
             self.w_data.eq(requantize.y.replicate(lanes // rows)),
         ]
 
-        # Logits: a 32-bit sum per row, shifted out by beats at the end of an image.
+        # Logits: a 32-bit sum a row. The sums move in a circle, a part of the rows at a time, past
+        # the adders, and in the end past the output, which leaves zeros.
         bus_bits = len(self.o.payload)
         totals = Signal(rows * 32)
-        fresh = Signal()  # the next pixel starts new sums
+        part_rows = rows // self._parts
+        first_part = totals[: part_rows * 32]
+        accs = reduce(
+            or_,
+            (self.psum_data.word_select(n, part_rows * self._acc_bits) for n in range(self._parts)),
+        )
+        sums = [
+            first_part.word_select(row, 32) + accs.word_select(row, self._acc_bits).as_signed()
+            for row in range(part_rows)
+        ]
+        part_sent = Signal()
         with m.If(live[read_latency] & self.logits):
-            m.d.sync += fresh.eq(0)
-            for row in range(rows):
-                total = totals.word_select(row, 32)
-                acc = self.psum_data.word_select(row, self._acc_bits).as_signed()
-                m.d.sync += total.eq(Mux(fresh, 0, total.as_signed()) + acc)
+            m.d.sync += totals.eq(Cat(totals[len(first_part) :], *(total[:32] for total in sums)))
+        with m.If(part_sent):
+            m.d.sync += totals.eq(totals >> len(first_part))
         beats = rows * 32 // bus_bits
         beat = Signal(range(beats))
-        m.d.comb += self.o.payload.eq(totals)
+        beat_of_part = beat[: exact_log2(beats // self._parts)]
+        m.d.comb += self.o.payload.eq(first_part.word_select(beat_of_part, bus_bits))
 
         last_block = Signal()
         block_done = Signal()
@@ -197,7 +219,6 @@ class Drain(wiring.Component):
                     write_address.eq(self.dst + (tiles.block >> segments)),
                     res_address.eq(self.res + (tiles.block >> segments)),
                     segment.eq(tiles.block),
-                    fresh.eq(1),
                     last_block.eq(tiles.block == self.blocks - 1),
                 ]
                 with m.If(~in_flight & (self.affine_full | self.logits)):
@@ -211,7 +232,7 @@ class Drain(wiring.Component):
                 m.d.sync += block_done.eq(self.drained & tiles.last_tile)
                 with m.If(self.drained & tiles.last_tile):
                     m.next = "FLUSH"
-                with m.If(self.logits & issue & last_pixel & tiles.last_rows):
+                with m.If(self.logits & next_pixel & last_pixel & tiles.last_rows):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 with m.If(~in_flight):
@@ -225,9 +246,10 @@ class Drain(wiring.Component):
             with m.State("SEND"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
-                    m.d.sync += [beat.eq(beat + 1), totals.eq(totals >> bus_bits)]
+                    m.d.sync += beat.eq(beat + 1)
+                    m.d.comb += part_sent.eq(beat_of_part == beats // self._parts - 1)
                     with m.If(beat == beats - 1):
-                        m.d.sync += [beat.eq(0), fresh.eq(1)]
+                        m.d.sync += beat.eq(0)
                         m.next = "PIXELS"
                         with m.If(block_done):
                             m.next = "BLOCK"

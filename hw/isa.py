@@ -87,3 +87,8 @@ FIELDS = {
     "mask_signature": Field(6, 0, 64),
     "signature": Field(7, 0, 64),
 }
+
+
+def logit_parts(rows: int, bus_bits: int) -> int:
+    """Return in how many cycles a pixel is added to the logits: a part of the rows in each."""
+    return min(4, rows * 32 // bus_bits)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Partial-sum buffer: two banks, one accumulates while the other is drained."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,23 +15,30 @@ class PartialSums(wiring.Component):
     cycles. Sums are exact: the compiler proves that ``acc_bits`` suffice (spec section 4.3).
 
     Drain: ``drain_data`` is valid ``READ_LATENCY`` cycles after ``drain_en``; ``drain_bank`` is the
-    bank that is not accumulating.
+    bank that is not accumulating. The rows are read in equal ``parts``: bit ``k`` of
+    ``drain_parts``, with ``drain_en``, lets part ``k`` through; the others are 0.
+
+    Both banks are kept twice, once for each reader. A memory for each bank would hold no less in
+    block RAMs of 512 words, and would need two multiplexers as wide as all accumulators.
 
     Parameters
     ----------
     rows, depth, acc_bits, partial_bits
         Accumulators a pixel, pixels a bank, width of an accumulator and of a row of ``partial``.
+    parts
+        Parts of the rows that can be read apart; it divides ``rows``.
     """
 
     READ_LATENCY = 2
     PARTIAL_DELAY = 2
     STORE_DELAY = 3
 
-    def __init__(self, *, rows: int, depth: int, acc_bits: int, partial_bits: int):
+    def __init__(self, *, rows: int, depth: int, acc_bits: int, partial_bits: int, parts: int):
         self._rows = rows
         self._depth = depth
         self._acc_bits = acc_bits
         self._partial_bits = partial_bits
+        self._parts = parts
         super().__init__(
             {
                 "valid": In(1),
@@ -42,6 +49,7 @@ class PartialSums(wiring.Component):
                 "drain_en": In(1),
                 "drain_index": In(range(depth)),
                 "drain_bank": In(1),
+                "drain_parts": In(parts),
                 "drain_data": Out(rows * acc_bits),
             }
         )
@@ -56,33 +64,49 @@ class PartialSums(wiring.Component):
             )
             m.d.sync += [new.eq(old) for new, old in zip(stage, stages[-1], strict=True)]
             stages.append(stage)
-        drain_bank1, drain_bank2 = Signal(reset_less=True), Signal(reset_less=True)
-        m.d.sync += [drain_bank1.eq(self.drain_bank), drain_bank2.eq(drain_bank1)]
+        parts = Signal(self._parts, reset_less=True)
+        m.d.sync += parts.eq(self.drain_parts)
 
         total = Signal(self._rows * self._acc_bits, reset_less=True)
-        words = []
-        for k in range(2):
-            bank = memory.Memory(
-                shape=len(total), depth=self._depth, init=[], attrs={"no_rw_check": 1}
+        reads = {}
+        for reader in ("accumulate", "drain"):
+            banks = memory.Memory(
+                shape=len(total), depth=2 * self._depth, init=[], attrs={"no_rw_check": 1}
             )
-            m.submodules[f"bank{k}"] = bank
-            write = bank.write_port()
-            read = bank.read_port()
-            mine = self.valid & (self.bank == k)
-            word = Signal(len(total), name=f"word{k}", reset_less=True)
+            m.submodules[f"banks_{reader}"] = banks
+            write = banks.write_port()
+            reads[reader] = banks.read_port()
+            valid, index, bank, _ = stages[-1]
             m.d.comb += [
-                read.addr.eq(Mux(mine, self.index, self.drain_index)),
-                read.en.eq(mine | (self.drain_en & (self.drain_bank == k))),
-                write.addr.eq(stages[-1][1]),
+                write.addr.eq(Cat(index, bank)),
                 write.data.eq(total),
-                write.en.eq(stages[-1][0] & (stages[-1][2] == k)),
+                write.en.eq(valid),
             ]
-            m.d.sync += word.eq(read.data)
-            words.append(word)
-        m.d.comb += self.drain_data.eq(Mux(drain_bank2, words[1], words[0]))
+        m.d.comb += [
+            reads["accumulate"].addr.eq(Cat(self.index, self.bank)),
+            reads["accumulate"].en.eq(self.valid),
+            reads["drain"].addr.eq(Cat(self.drain_index, self.drain_bank)),
+            reads["drain"].en.eq(self.drain_en),
+        ]
+        # A new sum begins with 0, and parts that are not wanted are 0: a register is cleared for
+        # nothing, a multiplexer is not to be had for that.
+        old = Signal(len(total), reset_less=True)
+        drained = Signal(len(total), reset_less=True)
+        overwrite = stages[1][3]
+        with m.If(overwrite):
+            m.d.sync += old.eq(0)
+        with m.Else():
+            m.d.sync += old.eq(reads["accumulate"].data)
+        size = len(total) // self._parts
+        for part in range(self._parts):
+            with m.If(parts[part]):
+                m.d.sync += drained.word_select(part, size).eq(
+                    reads["drain"].data.word_select(part, size)
+                )
+            with m.Else():
+                m.d.sync += drained.word_select(part, size).eq(0)
+        m.d.comb += self.drain_data.eq(drained)
 
-        _, _, bank, overwrite = stages[self.PARTIAL_DELAY]
-        old = Mux(overwrite, 0, Mux(bank, words[1], words[0]))
         sums = [
             (
                 old.word_select(row, self._acc_bits).as_signed()
