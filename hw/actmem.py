@@ -18,8 +18,8 @@ class ActivationMemory(wiring.Component):
 
     Two readers and one writer. Reader ``a`` is never refused. Reader ``b`` is refused
     (``b_ready`` low in the same cycle) while ``a`` reads the same bank. Data come
-    ``READ_LATENCY`` cycles after an accepted address. A read in the cycle of a write to the same
-    word may return either value.
+    ``READ_LATENCY`` cycles after an accepted address; in all other cycles they are 0. A read in the
+    cycle of a write to the same word may return either value.
 
     Parameters
     ----------
@@ -64,10 +64,6 @@ class ActivationMemory(wiring.Component):
             for address in (self.a_addr, self.b_addr, self.w_addr)
         )
         m.d.comb += self.b_ready.eq(~(self.a_en & (a_bank == b_bank)))
-        a_select, b_select = (
-            Signal(range(self._banks), name=f"{reader}_select", reset_less=True) for reader in "ab"
-        )
-        m.d.sync += [a_select.eq(a_bank), b_select.eq(b_bank)]
         # Each reader has its own register behind each bank. Those of the banks that it does not
         # read are cleared, so that an OR makes its word.
         words = {"a": [], "b": []}
@@ -82,22 +78,21 @@ class ActivationMemory(wiring.Component):
             write = bank.write_port(granularity=self._segment_bits)
             read = bank.read_port()
             a_here = self.a_en & (a_bank == k)
-            read_valid = Signal(name=f"read_valid{k}", reset_less=True)
+            b_here = self.b_en & (b_bank == k) & ~a_here
             m.d.comb += [
                 write.addr.eq(self.w_addr[:offset_bits]),
                 write.data.eq(self.w_data),
                 write.en.eq(self.w_en & (w_bank == k).replicate(len(self.w_en))),
                 read.addr.eq(self.b_addr[:offset_bits]),
-                read.en.eq(a_here | (self.b_en & (b_bank == k))),
+                read.en.eq(a_here | b_here),
             ]
             with m.If(a_here):
                 m.d.comb += read.addr.eq(self.a_addr[:offset_bits])
-            m.d.sync += read_valid.eq(read.en)
-            for reader, select in (("a", a_select), ("b", b_select)):
+            for reader, here in (("a", a_here), ("b", b_here)):
+                was_here = Signal(name=f"{reader}_was_here{k}", reset_less=True)
                 word = Signal(len(self.a_data), name=f"{reader}_word{k}", reset_less=True)
-                with m.If(select != k):
-                    m.d.sync += word.eq(0)
-                with m.Elif(read_valid):
+                m.d.sync += [was_here.eq(here), word.eq(0)]
+                with m.If(was_here):
                     m.d.sync += word.eq(read.data)
                 words[reader].append(word)
         m.d.comb += [

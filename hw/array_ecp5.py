@@ -22,6 +22,8 @@ def table(function, inputs: int = 4) -> int:
 # is 1, else it becomes f(A, B, 0, 0). So these two functions make of it
 #: a full adder of A, (B and C) xor D and the carry,
 ADD = table(lambda a, b, c, d: a ^ (b & c ^ d))
+#: a full adder of A, one of two bits (C if B is set, else D) and the carry,
+PICK = table(lambda a, b, c, d: a ^ (c if b else d))
 #: with C = D = 1, the end of one adder (the sum is its carry) and the begin of the next (with A).
 CUT = table(lambda a, b, c, d: a & (1 - c) & (1 - d))
 #: Plain look-up tables: both bits of A + B + C, and (A and B) xor C.
@@ -60,13 +62,13 @@ class CarryChain:
         self._m = m
         self._halves: list[dict] = []
 
-    def add(self, terms, carry_in=None, *, carry_out: bool = True) -> Value:
+    def add(self, terms, carry_in=None, *, carry_out: bool = True, contents: int = ADD) -> Value:
         """Return the sum of ``terms`` (A, B, C, D) of each bit, low bit first, and its carry."""
         if self._halves and self._halves[-1]["init"] == CUT:
             self._halves[-1]["A"] = Const(0, 1) if carry_in is None else carry_in
         elif self._halves or carry_in is not None:
             self._half(CUT, Const(0, 1) if carry_in is None else carry_in, 0, 1, 1)
-        bits = [self._half(ADD, *term) for term in terms]
+        bits = [self._half(contents, *term) for term in terms]
         if carry_out:
             bits.append(self._half(CUT, 0, 0, 1, 1))
         return Cat(bits)

@@ -100,8 +100,9 @@ class ConvEngine(wiring.Component):
         Address of the memory image and of the layer's affine record.
     mask_cmd, mask_data, affine_cmd, affine_data
         Ports of the read channel.
-    a_en, a_addr, a_data, b_en, b_addr, b_ready, b_data, w_en, w_addr, w_data
-        Ports of the activation memory.
+    a_en, a_addr, a_data, b_en, b_addr, b_ready, b_data, w_next, w_en, w_addr,
+    w_data
+        Ports of the activation memory, see ``Drain``.
     o
         Beats of logits.
     mask_error, affine_error, overflow
@@ -154,6 +155,7 @@ class ConvEngine(wiring.Component):
                 "b_addr": Out(address_bits),
                 "b_ready": In(1),
                 "b_data": In(lanes * 8),
+                "w_next": Out(1),
                 "w_en": Out(lanes // rows),
                 "w_addr": Out(address_bits),
                 "w_data": Out(lanes * 8),
@@ -282,6 +284,7 @@ class ConvEngine(wiring.Component):
             self.b_addr.eq(drain.res_addr),
             drain.res_ready.eq(self.b_ready),
             drain.res_data.eq(self.b_data),
+            self.w_next.eq(drain.w_next),
             self.w_en.eq(drain.w_en),
             self.w_addr.eq(drain.w_addr),
             self.w_data.eq(drain.w_data),

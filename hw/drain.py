@@ -38,8 +38,10 @@ class Drain(wiring.Component):
         Constants of a block, see ``AffineLoader``.
     res_en, res_addr, res_ready, res_data
         Read port of the activation memory, may be refused.
+    w_next
+        Something is written in the next cycle.
     w_en, w_addr, w_data
-        Write port of the activation memory.
+        Write port of the activation memory; data are 0 without a write.
     o
         Beats of logits.
     done
@@ -84,6 +86,7 @@ class Drain(wiring.Component):
                 "res_addr": Out(address_bits),
                 "res_ready": In(1),
                 "res_data": In(lanes * 8),
+                "w_next": Out(1),
                 "w_en": Out(lanes // rows),
                 "w_addr": Out(address_bits),
                 "w_data": Out(lanes * 8),
@@ -169,6 +172,8 @@ class Drain(wiring.Component):
             requantize.shift.eq(self.shift),
             requantize.residual.eq(Mux(self.add_residual, self.residual, 0)),
             requantize.out_bits.eq(self.out_bits),
+            self.w_next.eq(live[latency - 1] & ~self.logits),
+            requantize.keep.eq(self.w_next),
             self.w_en.eq(store << segment if segments else store),
             self.w_addr.eq(address[latency]),
             self.w_data.eq(requantize.y.replicate(lanes // rows)),

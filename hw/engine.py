@@ -234,24 +234,30 @@ class Engine(wiring.Component):
             save.r_ready.eq(memory.b_ready & ~conv.b_en),
             save.r_data.eq(memory.b_data),
             conv.b_data.eq(memory.b_data),
-            memory.w_en.eq(conv.w_en),
-            memory.w_addr.eq(conv.w_addr),
-            memory.w_data.eq(conv.w_data),
         ]
-        m.d.comb += load.w_ready.eq(~(conv.w_en.any() | unfold.act_w_en | pool.act_w_en))
+        # Writers are 0 while they do not write, which saves a multiplexer as wide as a word. A word
+        # of a LOAD waits for a cycle that no unit has claimed.
+        load_en = Signal()
+        load_addr = Signal.like(memory.w_addr, reset_less=True)
+        load_data = Signal.like(memory.w_data, reset_less=True)
+        m.d.comb += load.w_ready.eq(~(conv.w_next | unfold.act_w_next | pool.act_w_next))
+        m.d.sync += [load_en.eq(0), load_addr.eq(load.w_addr), load_data.eq(0)]
         with m.If(load.w_en & load.w_ready):
-            m.d.comb += [
-                memory.w_en.eq(-1),
-                memory.w_addr.eq(load.w_addr),
-                memory.w_data.eq(load.w_data),
-            ]
-        for unit in (unfold, pool):
-            with m.If(unit.act_w_en):
-                m.d.comb += [
-                    memory.w_en.eq(-1),
-                    memory.w_addr.eq(unit.act_w_addr),
-                    memory.w_data.eq(unit.act_w_data),
-                ]
+            m.d.sync += [load_en.eq(1), load_data.eq(load.w_data)]
+        m.d.comb += [
+            memory.w_en.eq(
+                conv.w_en | (unfold.act_w_en | pool.act_w_en | load_en).replicate(len(memory.w_en))
+            ),
+            memory.w_data.eq(conv.w_data | unfold.act_w_data | pool.act_w_data | load_data),
+            memory.w_addr.eq(conv.w_addr),
+        ]
+        for enable, address in (
+            (unfold.act_w_en, unfold.act_w_addr),
+            (pool.act_w_en, pool.act_w_addr),
+            (load_en, load_addr),
+        ):
+            with m.If(enable):
+                m.d.comb += memory.w_addr.eq(address)
 
         # Bus.
         program_end = self.program + self.program_size

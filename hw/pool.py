@@ -27,9 +27,11 @@ class Pool(wiring.Component):
     done
         Pulse, not before the last write.
     act_r_en, act_r_addr, act_r_data
-        Reads; data come ``READ_LATENCY`` cycles after the address.
+        Reads; data come ``READ_LATENCY`` cycles after the address and are 0 in other cycles.
+    act_w_next
+        ``act_w_en`` of the next cycle.
     act_w_en, act_w_addr, act_w_data
-        Writes.
+        Writes; data are 0 between ``done`` and ``start``.
     """
 
     def __init__(self, *, lanes: int, act_addr_bits: int):
@@ -52,6 +54,7 @@ class Pool(wiring.Component):
                 "act_r_en": Out(1),
                 "act_r_addr": Out(act_addr_bits),
                 "act_r_data": In(lanes * 8),
+                "act_w_next": Out(1),
                 "act_w_en": Out(1),
                 "act_w_addr": Out(act_addr_bits),
                 "act_w_data": Out(lanes * 8),
@@ -98,8 +101,10 @@ class Pool(wiring.Component):
         addend = Signal(self._addr_bits)
         pad_left = Signal(2)
         pipeline = Signal(READ_LATENCY)
+        idle = Signal()
         with m.FSM():
             with m.State("IDLE"):
+                m.d.comb += idle.eq(1)
                 m.d.sync += [
                     pitch.eq(0),
                     factor.eq(self.in_w),
@@ -195,26 +200,23 @@ class Pool(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
 
-        # The flags travel with the read.
-        first, last, valid = reading & (kx == 0) & (ky == 0), last_kx & last_ky & reading, inside
+        # The flags travel with the read. A tap outside the tensor is no read and brings 0.
+        first, last = reading & (kx == 0) & (ky == 0), last_kx & last_ky & reading
         for stage in range(READ_LATENCY):
-            flags = [Signal(name=f"{name}_{stage}") for name in ("first", "last", "valid")]
-            m.d.sync += [
-                flag.eq(before) for flag, before in zip(flags, (first, last, valid), strict=True)
-            ]
-            first, last, valid = flags
+            flags = [Signal(name=f"{name}_{stage}") for name in ("first", "last")]
+            m.d.sync += [flag.eq(before) for flag, before in zip(flags, (first, last), strict=True)]
+            first, last = flags
             m.d.comb += pipeline[stage].eq(last)
         for lane in range(self._lanes):
-            best = Signal(8, name=f"best{lane}")
-            value = Signal(8, name=f"value{lane}")
-            winner = Signal(8, name=f"winner{lane}")
-            m.d.comb += [
-                value.eq(Mux(valid, self.act_r_data.word_select(lane, 8), 0)),
-                winner.eq(Mux(first | (value > best), value, best)),
-                self.act_w_data.word_select(lane, 8).eq(best),
-            ]
-            m.d.sync += best.eq(winner)
+            best = Signal(8, name=f"best{lane}", reset_less=True)
+            value = self.act_r_data.word_select(lane, 8)
+            m.d.comb += self.act_w_data.word_select(lane, 8).eq(best)
+            with m.If(first | (value > best)):
+                m.d.sync += best.eq(value)
+            with m.If(idle):
+                m.d.sync += best.eq(0)
         address = Signal(self._addr_bits)
+        m.d.comb += self.act_w_next.eq(last)
         m.d.sync += [self.act_w_en.eq(last), self.act_w_addr.eq(address)]
         with m.If(last):
             m.d.sync += address.eq(address + 1)

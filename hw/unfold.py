@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction IMAGE: reads an image and unfolds it for the stem (docs/spec.md 4.1 and 6)."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -41,8 +44,10 @@ class Unfold(wiring.Component):
         First byte behind the image, valid with ``done`` and until the next ``start``.
     cmd, data
         Read port of :class:`hiddenfold.hw.axi.ReadChannel`.
+    act_w_next
+        ``act_w_en`` of the next cycle.
     act_w_en, act_w_addr, act_w_data
-        Writes whole activation words; lanes beyond the last channel are 0.
+        Writes whole activation words; lanes beyond the last channel are 0, and all without a write.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Unfold(wiring.Component):
                 "next_address": Out(addr_bits),
                 "cmd": Out(stream.Signature(COMMAND)),
                 "data": In(stream.Signature(bus_bits)),
+                "act_w_next": Out(1),
                 "act_w_en": Out(1),
                 "act_w_addr": Out(act_addr_bits),
                 "act_w_data": Out(lanes * 8),
@@ -174,8 +180,6 @@ class Unfold(wiring.Component):
         shift = Signal()
         m.d.comb += shift.eq(valid_1 & advance)
         column = [pixel_1] + self._lines(m, col, step, pixel_1, col_1, shift & col_real_1)
-        for i in range(1, size):
-            column[i] = Mux(above_1[i - 1] & col_real_1, column[i], 0)
 
         # Stage 2: window[i][j] is the pixel i rows above and j columns before the newest one.
         # What an earlier image left in it has gone when row ``pad`` emits the first pixel.
@@ -184,9 +188,12 @@ class Unfold(wiring.Component):
         ]
         emit_2 = Signal()
         with m.If(shift):
-            for newest, line in zip(column, window, strict=True):
+            for i, (newest, line) in enumerate(zip(column, window, strict=True)):
                 for pixel, before in zip(line, [newest, *line], strict=False):
                     m.d.sync += pixel.eq(before)
+                if i:
+                    with m.If(~(above_1[i - 1] & col_real_1)):
+                        m.d.sync += line[0].eq(0)
         with m.If(advance):
             m.d.sync += emit_2.eq(valid_1 & emit_1)
 
@@ -194,11 +201,9 @@ class Unfold(wiring.Component):
         word = Signal(16)
         address = Signal.like(self.act_w_addr)
         m.d.comb += advance.eq(~emit_2 | (word == self.out_words - 1))
-        m.d.sync += [
-            self.act_w_en.eq(emit_2),
-            self.act_w_addr.eq(address),
-            self.act_w_data.eq(self._select(m, window, word)),
-        ]
+        self._emit(m, window, word, emit_2)
+        m.d.comb += self.act_w_next.eq(emit_2)
+        m.d.sync += [self.act_w_en.eq(emit_2), self.act_w_addr.eq(address)]
         with m.If(emit_2):
             m.d.sync += [address.eq(address + 1), word.eq(Mux(advance, 0, word + 1))]
         with m.If(self.start):
@@ -231,18 +236,25 @@ class Unfold(wiring.Component):
         ]
         return [read.data.word_select(i, PIXEL_BITS) for i in range(count)]
 
-    def _select(self, m, window, word) -> Signal:
-        """Return output word ``word`` of the window for the instruction's kernel."""
-        selected = Signal(8 * self._lanes)
-        with m.Switch(self.kernel):
-            for kernel in range(1, self._stem_kernel + 1, 2):
-                channels = Cat(
-                    window[kernel - 1 - ky][kernel - 1 - kx]
-                    for ky in range(kernel)
-                    for kx in range(kernel)
-                )
-                with m.Case(kernel), m.Switch(word):
-                    for i in range(-(-len(channels) // len(selected))):
-                        with m.Case(i):
-                            m.d.comb += selected.eq(channels.word_select(i, len(selected)))
-        return selected
+    def _emit(self, m, window, word, enable) -> None:
+        """Write output word ``word`` of the window for the instruction's kernel.
+
+        Each word of each kernel has registers of its own, cleared unless it is the one: an OR of
+        them is half the look-up tables of a multiplexer.
+        """
+        lanes = len(self.act_w_data)
+        choices = []
+        for kernel in range(1, self._stem_kernel + 1, 2):
+            channels = Cat(
+                window[kernel - 1 - ky][kernel - 1 - kx]
+                for ky in range(kernel)
+                for kx in range(kernel)
+            )
+            for number in range(-(-len(channels) // lanes)):
+                part = channels[number * lanes : (number + 1) * lanes]
+                choice = Signal(len(part), name=f"choice_{kernel}_{number}", reset_less=True)
+                m.d.sync += choice.eq(0)
+                with m.If(enable & (self.kernel == kernel) & (word == number)):
+                    m.d.sync += choice.eq(part)
+                choices.append(choice)
+        m.d.comb += self.act_w_data.eq(reduce(or_, choices))

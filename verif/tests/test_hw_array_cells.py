@@ -5,10 +5,10 @@ import pytest
 from amaranth.hdl import Cat
 
 from hiddenfold.gen.tools import ToolError
-from hiddenfold.hw import array_ecp5, array_row, array_xc7
+from hiddenfold.hw import array_ecp5, array_row, array_xc7, requant
 from hiddenfold.hw.array import MAPPINGS, partial_bits
 from hiddenfold.hw.array_ecp5 import Ecp5Row
-from hiddenfold.verif.bench.array_pair import ArrayPair, agree
+from hiddenfold.verif.bench.array_pair import ArrayPair, ChannelPair, agree
 from hiddenfold.verif.formal import weights
 from hiddenfold.verif.formal.__main__ import LANES
 from hiddenfold.verif.formal.weights import Unproven, prove_cells, prove_row
@@ -106,3 +106,13 @@ def test_wrong_row_is_found(family, change, tmp_path, monkeypatch):
 def test_arrays_agree(family, tmp_path):
     pair = ArrayPair(family=family, rows=2, lanes=16, load_rows=2)
     assert agree(pair, family, tmp_path, cycles=5000)
+
+
+@pytest.mark.parametrize("acc_bits", [12, 24])
+def test_requantization_agrees(acc_bits, tmp_path):
+    assert agree(ChannelPair(family="ecp5", acc_bits=acc_bits), "ecp5", tmp_path, cycles=50_000)
+
+
+def test_wrong_requantization_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(requant, "PICK", array_ecp5.ADD)
+    assert not agree(ChannelPair(family="ecp5", acc_bits=24), "ecp5", tmp_path, cycles=5000)

@@ -287,6 +287,9 @@ def test_requantize():
                 ctx.set(dut.res.word_select(row, 8), res)
                 value = (acc * multiplier >> shift) + res * residual + bias
                 expected.append(min(max(value >> 8, 0), (1 << out_bits) - 1))
+            keep = rng.random() < 0.9
+            ctx.set(dut.keep, keep)
+            expected = [value * keep for value in expected]
             await ctx.tick().repeat(Requantize.LATENCY)
             found = [ctx.get(dut.y.word_select(row, 8)) for row in range(rows)]
             assert found == expected
