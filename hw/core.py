@@ -100,8 +100,11 @@ class Accelerator(wiring.Component):
             "bus_stall",
         ):
             m.d.comb += getattr(control, name).eq(getattr(engine, name))
-        for name in RunControl.COUNTERS:
-            m.d.comb += getattr(registers, name).eq(getattr(control, name))
+        m.d.comb += [
+            control.counter.eq(registers.counter),
+            control.counter_read.eq(registers.counter_read),
+            registers.counter_value.eq(control.counter_value),
+        ]
         for part, members in ((registers, self._s_axi), (engine, self._m_axi)):
             for name, member in members.items():
                 outer, inner = getattr(self, name), getattr(part, name)

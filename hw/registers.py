@@ -20,15 +20,8 @@ _WRITABLE = {
     "scratch": 32,
     "scratch_size": 32,
 }
-_COUNTERS = (
-    "cycles",
-    "read_bytes",
-    "write_bytes",
-    "array_cycles",
-    "tile_stalls",
-    "drain_stalls",
-    "bus_stalls",
-)
+#: Word offsets of the low words of the counters.
+_COUNTERS = [register.offset // 4 for register in regmap.REGISTERS.values() if register.wide]
 
 
 class Registers(wiring.Component):
@@ -61,8 +54,11 @@ class Registers(wiring.Component):
         A run is under way; from the cycle after ``start``.
     done, fail
         Pulses at the end of a run, good or bad; ``error`` and ``error_pc`` belong to ``fail``.
-    images_done, cycles .. bus_stalls
-        What the registers of the same name show.
+    images_done
+        What the register of the same name shows.
+    counter, counter_read, counter_value
+        ``counter_value`` is the value of the wide register number ``counter``, in the order of the
+        map, in a cycle with ``counter_read``.
     """
 
     def __init__(self, *, target_id: int, rows: int, lanes: int, planes: int, bus_bits: int):
@@ -91,7 +87,9 @@ class Registers(wiring.Component):
                 "error": In(8),
                 "error_pc": In(32),
                 "images_done": In(16),
-                **{name: In(64) for name in _COUNTERS},
+                "counter": Out(range(len(_COUNTERS))),
+                "counter_read": Out(1),
+                "counter_value": In(64),
             }
         )
 
@@ -219,25 +217,27 @@ class Registers(wiring.Component):
     def _read_mux(self, m, values, index, read):
         """Put the register ``index`` into RDATA in the cycle of ``read``."""
         high = Signal(32)
-        high_of = Signal(range(len(_COUNTERS)))
+        high_of = Signal.like(self.counter)
         high_valid = Signal()
+        value = self.counter_value
+        # The counters lie next to each other, so their offsets tell their numbers.
+        m.d.comb += self.counter.eq((index >> 1) - (_COUNTERS[0] >> 1))
         with m.If(read), m.Switch(index):
-            for name, value in values.items():
+            for name, word in values.items():
                 with m.Case(regmap.REGISTERS[name].offset // 4):
-                    m.d.sync += self.s_axi_rdata.eq(value)
-            for i, name in enumerate(_COUNTERS):
-                counter = getattr(self, name)
-                low_index = regmap.REGISTERS[name.upper()].offset // 4
-                with m.Case(low_index):
-                    m.d.sync += [
-                        self.s_axi_rdata.eq(counter[:32]),
-                        high.eq(counter[32:]),
-                        high_of.eq(i),
-                        high_valid.eq(1),
-                    ]
-                with m.Case(low_index + 1):
-                    m.d.sync += [self.s_axi_rdata.eq(counter[32:]), high_valid.eq(0)]
-                    with m.If(high_valid & (high_of == i)):
-                        m.d.sync += self.s_axi_rdata.eq(high)
+                    m.d.sync += self.s_axi_rdata.eq(word)
+            with m.Case(*_COUNTERS):
+                m.d.comb += self.counter_read.eq(1)
+                m.d.sync += [
+                    self.s_axi_rdata.eq(value[:32]),
+                    high.eq(value[32:]),
+                    high_of.eq(self.counter),
+                    high_valid.eq(1),
+                ]
+            with m.Case(*(low + 1 for low in _COUNTERS)):
+                m.d.comb += self.counter_read.eq(1)
+                m.d.sync += [self.s_axi_rdata.eq(value[32:]), high_valid.eq(0)]
+                with m.If(high_valid & (high_of == self.counter)):
+                    m.d.sync += self.s_axi_rdata.eq(high)
             with m.Default():
                 m.d.sync += self.s_axi_rdata.eq(0)

@@ -4,7 +4,9 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
+from hiddenfold.hw.counters import Counters
 from hiddenfold.hw.isa import Error
 
 
@@ -20,12 +22,12 @@ class RunControl(wiring.Component):
     finished, idle, error, pc
         From the engine.
     busy, done, fail, code, fail_pc
-        To the registers. ``fail`` comes at once with the first error, ``busy`` ends when the bus
-        is quiet.
+        To the registers. ``fail`` comes at once with the first error, ``done`` and the end of
+        ``busy`` when the bus is quiet and the counters have settled.
     read_beat, write_beat, array_cycle, tile_stall, drain_stall, bus_stall
         Events of a cycle.
-    cycles, read_bytes, ...
-        Counters (``COUNTERS``), cleared by a start.
+    counter, counter_read, counter_value
+        One of ``COUNTERS``, which a start clears; see :class:`hiddenfold.hw.counters.Counters`.
     """
 
     COUNTERS = (
@@ -64,15 +66,24 @@ class RunControl(wiring.Component):
                 "tile_stall": In(1),
                 "drain_stall": In(1),
                 "bus_stall": In(1),
-                **{name: Out(64) for name in self.COUNTERS},
+                "counter": In(range(len(self.COUNTERS))),
+                "counter_read": In(1),
+                "counter_value": Out(64),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         active = Signal()
+        clock_left = Signal(32)
         late = Signal()
-        m.d.comb += late.eq((self.watchdog != 0) & (self.cycles >= self.watchdog))
+        m.d.comb += late.eq((self.watchdog != 0) & (clock_left == 0))
+        with m.If(self.clear):
+            m.d.sync += clock_left.eq(self.watchdog)
+        with m.Elif(active & (clock_left != 0)):
+            m.d.sync += clock_left.eq(clock_left - 1)
+        well = Signal()  # the run has ended without an error
+        settle = Signal(range(Counters.SETTLE))
 
         def end_on_error():
             """Leave for HALT on the first of error, watchdog, abort."""
@@ -101,29 +112,46 @@ class RunControl(wiring.Component):
                 end_on_error()
             with m.State("FLUSH"):
                 m.d.comb += self.flush.eq(1)
+                m.d.sync += well.eq(1)
                 with m.If(self.idle):
-                    m.d.comb += self.done.eq(~self.fail)
-                    m.next = "IDLE"
+                    m.next = "SETTLE"
                 end_on_error()
             with m.State("HALT"):
                 m.d.comb += self.stop.eq(1)
+                m.d.sync += well.eq(0)
                 with m.If(self.idle):
+                    m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.d.comb += self.stop.eq(1)
+                m.d.sync += settle.eq(settle + 1)
+                with m.If(settle == Counters.SETTLE - 1):
+                    m.d.comb += self.done.eq(well)
                     m.next = "IDLE"
-            m.d.comb += [self.busy.eq(~fsm.ongoing("IDLE")), active.eq(self.busy)]
+            m.d.comb += [
+                self.busy.eq(~fsm.ongoing("IDLE")),
+                active.eq(self.busy & ~fsm.ongoing("SETTLE")),
+            ]
 
-        amounts = {
-            "cycles": active,
-            "read_bytes": Mux(self.read_beat, self._bus_bytes, 0),
-            "write_bytes": Mux(self.write_beat, self._bus_bytes, 0),
-            "array_cycles": self.array_cycle,
-            "tile_stalls": self.tile_stall,
-            "drain_stalls": self.drain_stall,
-            "bus_stalls": self.bus_stall,
+        byte_shift = exact_log2(self._bus_bytes)
+        events = {
+            "cycles": (1, 0),
+            "read_bytes": (self.read_beat, byte_shift),
+            "write_bytes": (self.write_beat, byte_shift),
+            "array_cycles": (self.array_cycle, 0),
+            "tile_stalls": (self.tile_stall, 0),
+            "drain_stalls": (self.drain_stall, 0),
+            "bus_stalls": (self.bus_stall, 0),
         }
-        for name, amount in amounts.items():
-            counter = getattr(self, name)
-            with m.If(self.clear):
-                m.d.sync += counter.eq(0)
-            with m.Elif(active):
-                m.d.sync += counter.eq(counter + amount)
+        shifts = tuple(events[name][1] for name in self.COUNTERS)
+        m.submodules.counters = counters = Counters(shifts=shifts)
+        m.d.comb += [
+            counters.clear.eq(self.clear),
+            counters.number.eq(self.counter),
+            counters.read.eq(self.counter_read),
+            self.counter_value.eq(counters.value),
+            *(
+                counters.events[k].eq(active & events[name][0])
+                for k, name in enumerate(self.COUNTERS)
+            ),
+        ]
         return m
