@@ -5,6 +5,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.signature import Signature
 
 
@@ -32,7 +33,7 @@ class AffineLoader(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "blocks": In(16),
+                "blocks": In(isa.BLOCK_BITS),
                 "i": In(stream.Signature(64)),
                 "full": Out(1),
                 "take": In(1),
@@ -49,16 +50,19 @@ class AffineLoader(wiring.Component):
         m.submodules.check = check = Signature()
         word = self.i.payload
         expected = Signal(64)
-        block = Signal(16)
+        block = Signal(isa.BLOCK_BITS)
         row = Signal(range(self._rows))
-        shadow_multiplier = Signal.like(self.multiplier)
-        shadow_bias = Signal.like(self.bias)
+        shadow_multiplier = Signal.like(self.multiplier, reset_less=True)
+        shadow_bias = Signal.like(self.bias, reset_less=True)
+        multiplier = Signal.like(self.multiplier, reset_less=True)
+        bias = Signal.like(self.bias, reset_less=True)
+        m.d.comb += [self.multiplier.eq(multiplier), self.bias.eq(bias)]
         m.d.comb += check.data.eq(word)
         with m.If(self.take):
             m.d.sync += [
                 self.full.eq(0),
-                self.multiplier.eq(shadow_multiplier),
-                self.bias.eq(shadow_bias),
+                multiplier.eq(shadow_multiplier),
+                bias.eq(shadow_bias),
             ]
         with m.FSM():
             with m.State("IDLE"):

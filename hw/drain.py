@@ -62,8 +62,8 @@ class Drain(wiring.Component):
             {
                 **LOOP_BOUNDS,
                 "start": In(1),
-                "out_w": In(16),
-                "out_words": In(16),
+                "out_w": In(isa.MAP_BITS),
+                "out_words": In(isa.WORD_BITS),
                 "out_bits": In(4),
                 "add_residual": In(1),
                 "logits": In(1),
@@ -115,7 +115,7 @@ class Drain(wiring.Component):
         issue = Signal()
         part = Signal(range(self._parts))  # of the rows, for logits
         next_pixel = Signal()
-        column, line, maps = Signal(16), Signal(16), Signal(8)
+        column, line, maps = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal(8)
         last_pixel = Signal()  # of an image in the tile
         last_map = Signal()
         width = self._address_bits + 1

@@ -36,15 +36,19 @@ class StreamFifo(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.words = words = memory.Memory(shape=self._shape, depth=self._depth, init=[])
+        # A read and a write of one address never meet: that needs an empty memory (no read) or a
+        # full one (no write).
+        m.submodules.words = words = memory.Memory(
+            shape=self._shape, depth=self._depth, init=[], attrs={"no_rw_check": 1}
+        )
         write = words.write_port()
         read = words.read_port()
         stored = Signal(range(self._depth + 1))
         read_valid = Signal()
         move = Signal()
-        # A read and a write of one address never meet: that needs an empty memory (no read) or a
-        # full one (no write).
+        payload = Signal(self._shape, reset_less=True)
         m.d.comb += [
+            self.o.payload.eq(payload),
             self.i.ready.eq(stored != self._depth),
             write.en.eq(self.i.valid & self.i.ready),
             write.data.eq(self.i.payload),
@@ -59,7 +63,7 @@ class StreamFifo(wiring.Component):
         with m.Elif(move):
             m.d.sync += read_valid.eq(0)
         with m.If(move):
-            m.d.sync += [self.o.payload.eq(read.data), self.o.valid.eq(1)]
+            m.d.sync += [payload.eq(read.data), self.o.valid.eq(1)]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         return m

@@ -60,12 +60,13 @@ class Joiner(wiring.Component):
             wiring.connect(m, wiring.flipped(self.i), wiring.flipped(self.o))
             return m
         left = Signal(range(parts), init=parts - 1)  # words to come, minus one
-        m.d.comb += self.i.ready.eq(~self.o.valid | self.o.ready)
+        word = Signal.like(self.o.payload, reset_less=True)
+        m.d.comb += [self.o.payload.eq(word), self.i.ready.eq(~self.o.valid | self.o.ready)]
         with m.If(self.i.ready):
             m.d.sync += self.o.valid.eq(0)
             with m.If(self.i.valid):
                 m.d.sync += [
-                    self.o.payload.eq(Cat(self.o.payload[len(self.i.payload) :], self.i.payload)),
+                    word.eq(Cat(word[len(self.i.payload) :], self.i.payload)),
                     self.o.valid.eq(left == 0),
                     left.eq(Mux(left == 0, parts - 1, left - 1)),
                 ]

@@ -6,6 +6,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.axi import COMMAND
 
 #: R, G, B.
@@ -47,8 +48,8 @@ class PixelReader(wiring.Component):
             {
                 "start": In(1),
                 "address": In(32),
-                "in_h": In(16),
-                "in_w": In(16),
+                "in_h": In(isa.MAP_BITS),
+                "in_w": In(isa.MAP_BITS),
                 "cmd": Out(stream.Signature(COMMAND)),
                 "data": In(stream.Signature(bus_bits)),
                 "o": Out(stream.Signature(PIXEL_BITS)),
@@ -61,9 +62,9 @@ class PixelReader(wiring.Component):
         m = Module()
         beats_shift = exact_log2(8 * _ROW_ALIGNMENT // self._bus_bits)
         beat_pixels = self._bus_bits // _MEMORY_PIXEL_BITS
-        row_units = Signal(15)  # of 16 bytes
-        rows_to_ask = Signal(16)
-        rows_to_read = Signal(16)
+        row_units = Signal(isa.MAP_BITS - 1)  # of 16 bytes
+        rows_to_ask = Signal(isa.MAP_BITS)
+        rows_to_read = Signal(isa.MAP_BITS)
         m.d.comb += [
             row_units.eq((self.in_w + _ROW_PIXELS - 1) >> exact_log2(_ROW_PIXELS)),
             self.cmd.valid.eq(rows_to_ask != 0),
@@ -79,7 +80,7 @@ class PixelReader(wiring.Component):
 
         word = Signal(self._bus_bits)
         held = Signal(range(beat_pixels + 1))
-        left = Signal(16)  # pixels of the row
+        left = Signal(isa.MAP_BITS)  # pixels of the row
         place = Signal(range(_ROW_PIXELS))  # within 16 bytes
         padding = Signal()
         take = Signal()

@@ -88,6 +88,12 @@ FIELDS = {
     "signature": Field(7, 0, 64),
 }
 
+#: Widths of the numbers that units count with: rows and columns of a map, lane words of a pixel,
+#: blocks of output channels.
+MAP_BITS = FIELDS["in_h"].width
+WORD_BITS = FIELDS["in_words"].width
+BLOCK_BITS = FIELDS["blocks"].width
+
 
 def logit_parts(rows: int, bus_bits: int) -> int:
     """Return in how many cycles a pixel is added to the logits: a part of the rows in each."""

@@ -5,13 +5,15 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hiddenfold.hw import isa
+
 #: Members of every part that walks pixel tiles: fields of CONV, stable while in use.
 LOOP_BOUNDS = {
-    "blocks": In(16),
+    "blocks": In(isa.BLOCK_BITS),
     "images": In(8),
     "tile_images": In(8),
-    "out_h": In(16),
-    "tile_rows": In(16),
+    "out_h": In(isa.MAP_BITS),
+    "tile_rows": In(isa.MAP_BITS),
 }
 
 
@@ -40,9 +42,9 @@ class TileCounter(wiring.Component):
                 **LOOP_BOUNDS,
                 "start": In(1),
                 "step": In(1),
-                "block": Out(16),
-                "row": Out(16),
-                "rows": Out(16),
+                "block": Out(isa.BLOCK_BITS),
+                "row": Out(isa.MAP_BITS),
+                "rows": Out(isa.MAP_BITS),
                 "maps": Out(8),
                 "again": Out(1),
                 "last_rows": Out(1),
@@ -58,7 +60,7 @@ class TileCounter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        rows_left = Signal(16)
+        rows_left = Signal(isa.MAP_BITS)
         image = Signal(8)  # first of the group
         images_left = Signal(8)
         last_group = Signal()

@@ -61,7 +61,13 @@ class MaskCache(wiring.Component):
         mask_bits = len(self.i.payload)
         m.submodules.tiles = tiles = TileCounter()
         tiles.connect_bounds(m, self)
-        words = memory.Memory(shape=mask_bits, depth=self._size * 8 // mask_bits, init=[])
+        # There is a read or a write in a cycle, never both.
+        words = memory.Memory(
+            shape=mask_bits,
+            depth=self._size * 8 // mask_bits,
+            init=[],
+            attrs={"no_rw_check": 1},
+        )
         m.submodules.words = words
         write = words.write_port()
         read = words.read_port()
@@ -70,8 +76,8 @@ class MaskCache(wiring.Component):
         running = Signal()
         kept = Signal()  # this pixel tile's words are in the cache
         base, address = Signal.like(read.addr), Signal.like(read.addr)
-        last_word = Signal(32)
-        word = Signal(32)
+        last_word = Signal(24)
+        word = Signal(24)
         take = Signal()
         m.d.comb += [
             kept.eq(self.cached & (self.repeated | tiles.again)),

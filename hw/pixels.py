@@ -47,10 +47,10 @@ class PixelStreamer(wiring.Component):
                 "start": In(1),
                 "stride": In(4),
                 "passes": In(4),
-                "in_words": In(16),
-                "in_w": In(16),
-                "out_h": In(16),
-                "out_w": In(16),
+                "in_words": In(isa.WORD_BITS),
+                "in_w": In(isa.MAP_BITS),
+                "out_h": In(isa.MAP_BITS),
+                "out_w": In(isa.MAP_BITS),
                 "image_words": In(address_bits + 1),
                 "gap": In(1),
                 "i": In(stream.Signature(rectangle_layout(address_bits, index_bits))),
@@ -90,7 +90,7 @@ class PixelStreamer(wiring.Component):
         # The rectangle in work, and the next pass of it.
         rectangle = Signal(self.i.p.shape())
         have = Signal()
-        word = Signal(16)
+        word = Signal(isa.WORD_BITS)
         pass_ = Signal(3)
         last_pass = pass_ == self.passes - 1
         last_word = word == self.in_words - 1
@@ -99,7 +99,7 @@ class PixelStreamer(wiring.Component):
         wait = Signal(range(isa.PIXEL_SPACING))  # cycles left in which a pixel may not come again
         load = Signal()
         finished = Signal()  # the rectangle's last pass is loaded in this cycle
-        columns, rows, maps = Signal(16), Signal(16), Signal(8)
+        columns, rows, maps = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal(8)
         slot_last = Signal()
         tile_missing = (pass_ == 0) & ~self.shadow_full
         bank_missing = begin & (opened == 2)
@@ -132,7 +132,7 @@ class PixelStreamer(wiring.Component):
         address, row_address, image_address = Signal(width), Signal(width), Signal(width)
         row_index, image_index = Signal(self._index_bits), Signal(self._index_bits)
         # Of the pass in work, minus one.
-        width_left, height_left = Signal(16), Signal(16)
+        width_left, height_left = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS)
         end_pass = Signal()
         first_slot = Signal()
         m.d.comb += [

@@ -5,6 +5,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import READ_LATENCY
 
 
@@ -42,12 +43,12 @@ class Pool(wiring.Component):
                 "start": In(1),
                 "kernel": In(4),
                 "stride": In(4),
-                "in_h": In(16),
-                "in_w": In(16),
-                "out_h": In(16),
-                "out_w": In(16),
+                "in_h": In(isa.MAP_BITS),
+                "in_w": In(isa.MAP_BITS),
+                "out_h": In(isa.MAP_BITS),
+                "out_w": In(isa.MAP_BITS),
                 "top": In(4),
-                "in_words": In(16),
+                "in_words": In(isa.WORD_BITS),
                 "src": In(act_addr_bits),
                 "dst": In(act_addr_bits),
                 "done": Out(1),
@@ -73,13 +74,13 @@ class Pool(wiring.Component):
         window = Signal(self._addr_bits)  # of the window's current lane word
         tap_y = Signal(self._addr_bits)  # first tap of the current row of taps
         tap = Signal(self._addr_bits)
-        # Rows and columns of the first tap of the window and of the tap; -3 .. 2^16.
-        upper = Signal(18)
-        left = Signal(18)
-        tap_row = Signal(18)
-        tap_col = Signal(18)
-        x, y = Signal(16), Signal(16)
-        word = Signal(16)
+        # Rows and columns of the first tap of the window and of the tap, from -3 on.
+        upper = Signal(isa.MAP_BITS + 2)
+        left = Signal(isa.MAP_BITS + 2)
+        tap_row = Signal(isa.MAP_BITS + 2)
+        tap_col = Signal(isa.MAP_BITS + 2)
+        x, y = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS)
+        word = Signal(isa.WORD_BITS)
         ky, kx = Signal(4), Signal(4)
 
         reading = Signal()
@@ -97,7 +98,7 @@ class Pool(wiring.Component):
             last_y.eq(y == self.out_h - 1),
         ]
 
-        factor = Signal(16)
+        factor = Signal(isa.MAP_BITS)
         addend = Signal(self._addr_bits)
         pad_left = Signal(2)
         pipeline = Signal(READ_LATENCY)

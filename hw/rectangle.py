@@ -5,6 +5,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 
 
@@ -21,8 +22,8 @@ def rectangle_layout(address_bits: int, index_bits: int) -> data.StructLayout:
             "address": address_bits + 1,
             "index": index_bits,
             "maps": 8,
-            "rows": 16,
-            "cols": 16,
+            "rows": isa.MAP_BITS,
+            "cols": isa.MAP_BITS,
             "empty": 1,
             "first": 1,
             "last": 1,
@@ -33,7 +34,7 @@ def rectangle_layout(address_bits: int, index_bits: int) -> data.StructLayout:
 class TapWalker(wiring.Component):
     """Walks blocks, pixel tiles and taps (centre first) and emits a rectangle for each.
 
-    A rectangle takes 5 cycles; the next one is made while the receiver works on the last.
+    A rectangle takes 7 cycles; the next one is made while the receiver works on the last.
 
     Parameters
     ----------
@@ -58,10 +59,10 @@ class TapWalker(wiring.Component):
                 "start": In(1),
                 "kernel": In(4),
                 "stride": In(4),
-                "in_words": In(16),
-                "in_h": In(16),
-                "in_w": In(16),
-                "out_w": In(16),
+                "in_words": In(isa.WORD_BITS),
+                "in_h": In(isa.MAP_BITS),
+                "in_w": In(isa.MAP_BITS),
+                "out_w": In(isa.MAP_BITS),
                 "top": In(4),
                 "src": In(32),
                 "image_words": Out(address_bits + 1),
@@ -114,8 +115,13 @@ class TapWalker(wiring.Component):
         dy = Signal(signed(6))
         dx = Signal(signed(5))
         m.d.comb += [dy.eq(ky - centre + self.top), dx.eq(kx - centre)]
-        y0, y1, x0, x1 = (Signal(signed(19), name=name) for name in ("y0", "y1", "x0", "x1"))
-        in_y, in_x, pixel = Signal(16), Signal(16), Signal(32)
+        span_shape = signed(isa.MAP_BITS + 3)
+        y0, y1, x0, x1 = (Signal(span_shape, name=name) for name in ("y0", "y1", "x0", "x1"))
+        in_y, in_x, pixel = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal.like(base)
+        line = Signal(isa.MAP_BITS)  # of the pixel tile
+        # Products have a cycle of their own.
+        above, before = Signal.like(base), Signal.like(self.o.p.index)
+        words = Signal.like(base)
         o = self.o.p
         with m.FSM():
             with m.State("IDLE"):
@@ -131,24 +137,25 @@ class TapWalker(wiring.Component):
                 m.d.sync += [
                     in_y.eq(Mux(self.stride == 2, y0 << 1, y0) + dy),
                     in_x.eq(Mux(self.stride == 2, x0 << 1, x0) + dx),
+                    line.eq(y0 - tiles.row),
                     o.rows.eq(y1 - y0 - 1),
                     o.cols.eq(x1 - x0 - 1),
                     o.empty.eq((y1 <= y0) | (x1 <= x0)),
                     o.first.eq(at_centre),
                     o.last.eq(last_tap),
                 ]
+                m.next = "LINES"
+            with m.State("LINES"):
+                m.d.sync += [above.eq(in_y * self.in_w), before.eq(line * self.out_w)]
                 m.next = "PIXEL"
             with m.State("PIXEL"):
-                m.d.sync += [
-                    pixel.eq(in_y * self.in_w + in_x),
-                    o.index.eq((y0 - tiles.row) * self.out_w + x0),
-                ]
+                m.d.sync += [pixel.eq(above + in_x), o.index.eq(before + x0)]
+                m.next = "WORDS"
+            with m.State("WORDS"):
+                m.d.sync += words.eq(pixel * self.in_words)
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += [
-                    o.address.eq(base + pixel * self.in_words),
-                    o.maps.eq(tiles.maps - 1),
-                ]
+                m.d.sync += [o.address.eq(base + words), o.maps.eq(tiles.maps - 1)]
                 m.next = "OUT"
             with m.State("OUT"):
                 m.d.comb += self.o.valid.eq(1)

@@ -126,11 +126,16 @@ class FieldCheck(wiring.Component):
         m = Module()
         i = self.instruction
         map_pixels = Signal(24)
-        tile_pixels = Signal(32)
+        # A multiplier has 17 unsigned bits; with more, a map is too large alone.
+        factor_bits = 17
+        assert self._depth < 1 << factor_bits, "pixels of a tile"
+        tile_pixels = Signal(factor_bits + len(i.tile_images))
+        map_large = Signal()
         scratch_end = Signal(40)
         m.d.sync += [
             map_pixels.eq(i.tile_rows * i.out_w),
-            tile_pixels.eq(map_pixels * i.tile_images),
+            tile_pixels.eq(map_pixels[:factor_bits] * i.tile_images),
+            map_large.eq(map_pixels[factor_bits:] != 0),
             scratch_end.eq(i.offset + (i.count << exact_log2(self._lanes))),
         ]
         kernels = (1, 3, 5, 7)
@@ -164,6 +169,7 @@ class FieldCheck(wiring.Component):
                         | (i.tile_rows == 0)
                         | (i.tile_images == 0)
                         | ((i.tile_images != 1) & (i.tile_rows != i.out_h))
+                        | map_large
                         | (tile_pixels > self._depth)
                         | (i.count == 0)
                         | ((i.free != 0) & ~i.frozen)

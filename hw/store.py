@@ -53,11 +53,11 @@ class Store(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         left = Signal(32)
-        word = Signal.like(self.act_r_data)
+        word = Signal.like(self.act_r_data, reset_less=True)
         beat = Signal(range(self._beats))
         arriving = Signal(READ_LATENCY)
         m.d.sync += arriving.eq(arriving << 1 | self.act_r_en)
-        m.d.comb += self.o.payload.eq(word)
+        m.d.comb += self.o.payload.eq(word.word_select(beat, len(self.o.payload)))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [self.act_r_addr.eq(self.src), left.eq(self.count)]
@@ -74,7 +74,7 @@ class Store(wiring.Component):
             with m.State("SEND"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
-                    m.d.sync += [word.eq(word >> len(self.o.payload)), beat.eq(beat + 1)]
+                    m.d.sync += beat.eq(beat + 1)
                     with m.If(beat == self._beats - 1):
                         m.d.sync += beat.eq(0)
                         m.next = "READ"

@@ -164,9 +164,9 @@ class Save(wiring.Component):
 
         # A word on its way or landed, and the one that is being sent.
         arriving = Signal(READ_LATENCY)
-        landed = Signal.like(self.r_data)
+        landed = Signal.like(self.r_data, reset_less=True)
         landed_full, sending = Signal(), Signal()
-        word = Signal.like(self.r_data)
+        word = Signal.like(self.r_data, reset_less=True)
         beat = Signal(range(self._beats))
         last_beat, free, move = Signal(), Signal(), Signal()
         to_read = Signal(len(self.i.p.words))
@@ -174,14 +174,14 @@ class Save(wiring.Component):
         m.d.sync += arriving.eq(Cat(read, arriving))
         m.d.comb += [
             self.o.valid.eq(sending),
-            self.o.payload.eq(word),
+            self.o.payload.eq(word.word_select(beat, bits)),
             last_beat.eq(sending & self.o.ready & (beat == self._beats - 1)),
             free.eq(~sending | last_beat),
             move.eq(landed_full & free),
             self.r_en.eq((to_read != 0) & ~arriving.any() & (~landed_full | move)),
         ]
         with m.If(self.o.valid & self.o.ready):
-            m.d.sync += [word.eq(word >> bits), beat.eq(beat + 1)]
+            m.d.sync += beat.eq(beat + 1)
         with m.If(last_beat):
             m.d.sync += [beat.eq(0), sending.eq(0)]
         with m.If(move):

@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hiddenfold.hw import isa
 from hiddenfold.hw.axi import COMMAND
 from hiddenfold.hw.image import PIXEL_BITS, PixelReader
 
@@ -75,12 +76,12 @@ class Unfold(wiring.Component):
                 "start": In(1),
                 "kernel": In(4),
                 "stride": In(4),
-                "in_h": In(16),
-                "in_w": In(16),
-                "out_h": In(16),
-                "out_w": In(16),
+                "in_h": In(isa.MAP_BITS),
+                "in_w": In(isa.MAP_BITS),
+                "out_h": In(isa.MAP_BITS),
+                "out_w": In(isa.MAP_BITS),
                 "top": In(4),
-                "out_words": In(16),
+                "out_words": In(isa.WORD_BITS),
                 "dst": In(act_addr_bits),
                 "address": In(addr_bits),
                 "done": Out(1),
@@ -111,12 +112,12 @@ class Unfold(wiring.Component):
         # Position of the scan.
         pad = Signal(2)
         first_row = Signal(4)  # of the scan that completes windows
-        rows_left = Signal(16)  # output rows that have not begun
+        rows_left = Signal(isa.MAP_BITS)  # output rows that have not begun
         scanning = Signal()
-        col = Signal(17)
-        row = Signal(17)
-        last_col = Signal(17)
-        last_row = Signal(17)
+        col = Signal(isa.MAP_BITS + 1)
+        row = Signal(isa.MAP_BITS + 1)
+        last_col = Signal(isa.MAP_BITS + 1)
+        last_row = Signal(isa.MAP_BITS + 1)
         col_skip = Signal()  # the centre's column is left out by stride 2
         row_skip = Signal()
         col_real = Signal()
@@ -184,7 +185,8 @@ class Unfold(wiring.Component):
         # Stage 2: window[i][j] is the pixel i rows above and j columns before the newest one.
         # What an earlier image left in it has gone when row ``pad`` emits the first pixel.
         window = [
-            [Signal(PIXEL_BITS, name=f"window_{i}_{j}") for j in range(size)] for i in range(size)
+            [Signal(PIXEL_BITS, name=f"window_{i}_{j}", reset_less=True) for j in range(size)]
+            for i in range(size)
         ]
         emit_2 = Signal()
         with m.If(shift):
@@ -198,7 +200,7 @@ class Unfold(wiring.Component):
             m.d.sync += emit_2.eq(valid_1 & emit_1)
 
         # Output words.
-        word = Signal(16)
+        word = Signal(isa.WORD_BITS)
         address = Signal.like(self.act_w_addr)
         m.d.comb += advance.eq(~emit_2 | (word == self.out_words - 1))
         self._emit(m, window, word, emit_2)
@@ -223,7 +225,12 @@ class Unfold(wiring.Component):
         if count == 0:
             return []
         m.submodules.lines = lines = memory.Memory(
-            shape=PIXEL_BITS * count, depth=self._image_width, init=[]
+            shape=PIXEL_BITS * count,
+            depth=self._image_width,
+            init=[],
+            # Only without padding may the column that is stored be the one that is read; then the
+            # kernel is 1, and nobody looks at the lines.
+            attrs={"no_rw_check": 1},
         )
         read = lines.read_port()
         write = lines.write_port()

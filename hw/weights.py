@@ -1,15 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight generator: LFSR signs merged with the mask stream into tiles of ternary codes."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hiddenfold.hw import lfsr
+from hiddenfold.hw import isa, lfsr
 from hiddenfold.hw.expand import FREE_VALUES, GROUP, Expander
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.signature import Signature, leap
+
+#: Inputs of a look-up table.
+_SHARED = 4
+
+
+def _product(lines: list[int], vector: Signal) -> Value:
+    """Return the product of a matrix over GF(2), given by its lines, and a vector.
+
+    Lines that take the same of four neighbouring bits share a look-up table.
+    """
+    parts: dict[tuple[int, int], Value] = {}
+    result = []
+    for line in lines:
+        terms = []
+        for start in range(0, len(vector), _SHARED):
+            chosen = line >> start & (1 << _SHARED) - 1
+            if chosen and (start, chosen) not in parts:
+                parts[start, chosen] = (vector[start : start + _SHARED] & chosen).xor()
+            if chosen:
+                terms.append(parts[start, chosen])
+        result.append(Cat(terms).xor())
+    return Cat(result)
 
 
 class TileLoader(wiring.Component):
@@ -66,7 +88,7 @@ class TileLoader(wiring.Component):
                 "frozen": In(1),
                 "free": In(range(FREE_VALUES)),
                 "kernel": In(4),
-                "in_words": In(16),
+                "in_words": In(isa.WORD_BITS),
                 "i": In(stream.Signature(mask_bits)),
                 "release": In(1),
                 "full": Out(1),
@@ -95,7 +117,7 @@ class TileLoader(wiring.Component):
         # Position: tap and lane word inside the tile loop, group of rows inside the tile.
         tap = Signal(6)
         last_tap = Signal(6)
-        word = Signal(16)
+        word = Signal(isa.WORD_BITS)
         group = Signal(range(self._groups))
         last_word = Signal()
         last_group = Signal()
@@ -136,8 +158,7 @@ class TileLoader(wiring.Component):
         starts = [chain]
         for n in range(1, load_rows + 1):
             jumped = Signal(64, name=f"jumped{n}")
-            lines = lfsr.jump_matrix(n * lfsr.CHANNEL_JUMP)
-            m.d.comb += jumped.eq(Cat(*((chain & line).xor() for line in lines)))
+            m.d.comb += jumped.eq(_product(lfsr.jump_matrix(n * lfsr.CHANNEL_JUMP), chain))
             starts.append(jumped)
         next_group = starts.pop()
         # A 64-bit sign word serves 64 // lanes lane words; step after the last one used.
