@@ -51,6 +51,8 @@ class AffineLoader(wiring.Component):
         word = self.i.payload
         expected = Signal(64)
         block = Signal(isa.BLOCK_BITS)
+        last_block = Signal.like(block)
+        m.d.sync += last_block.eq(self.blocks - 1)
         row = Signal(range(self._rows))
         shadow_multiplier = Signal.like(self.multiplier, reset_less=True)
         shadow_bias = Signal.like(self.bias, reset_less=True)
@@ -90,7 +92,7 @@ class AffineLoader(wiring.Component):
                     ]
                     with m.If(row == self._rows - 1):
                         m.d.sync += [row.eq(0), block.eq(block + 1)]
-                        with m.If(block == self.blocks - 1):
+                        with m.If(block == last_block):
                             m.next = "CHECK"
                         with m.Else():
                             m.d.sync += self.full.eq(1)

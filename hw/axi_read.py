@@ -25,6 +25,8 @@ class BurstSplitter(wiring.Component):
     ----------
     data_bits, max_burst, depth
         Width of the bus, longest burst in beats, depth of the port's FIFO.
+    count_bits
+        Width of the beats of a command.
 
     Members
     -------
@@ -40,7 +42,8 @@ class BurstSplitter(wiring.Component):
         A burst lay outside the window. It is not offered, and nothing after it.
     """
 
-    def __init__(self, *, data_bits: int, max_burst: int, depth: int):
+    def __init__(self, *, data_bits: int, max_burst: int, depth: int, count_bits: int = 24):
+        self._count_bits = count_bits
         self._beat_bits = exact_log2(data_bits // 8)
         self._max_burst = max_burst
         super().__init__(
@@ -63,7 +66,7 @@ class BurstSplitter(wiring.Component):
         # One bit more than an address, so that 2^32 is above every limit instead of 0.
         address = Signal(33)
         end = Signal(33)
-        left = Signal(24)
+        left = Signal(self._count_bits)
         beats = Signal(range(self._max_burst + 1))
         fits = Signal()
         longest = burst_limit(m, address, self._max_burst, self._beat_bits)
@@ -120,6 +123,8 @@ class ReadChannel(wiring.Component):
     ----------
     ports, depths
         Number of ports and the FIFO depth of each, powers of two.
+    count_bits
+        For each port the width of the beats of a command, at most 24, which is what it is without.
     data_bits
         Width of the bus.
     max_burst
@@ -156,6 +161,7 @@ class ReadChannel(wiring.Component):
         ports: int,
         data_bits: int,
         depths: tuple[int, ...],
+        count_bits: tuple[int, ...] = (),
         max_burst: int = 32,
         outstanding: int = 8,
     ):
@@ -163,6 +169,7 @@ class ReadChannel(wiring.Component):
         if ports < 1 or len(depths) != ports:
             raise ValueError(f"{ports!r} ports need as many FIFO depths, not {depths!r}")
         self._depths = tuple(depths)
+        self._count_bits = count_bits or (24,) * ports
         self._data_bits = data_bits
         self._max_burst = max_burst
         self._outstanding = outstanding
@@ -226,7 +233,10 @@ class ReadChannel(wiring.Component):
         for i in ports:
             depth = self._depths[i]
             splitter = BurstSplitter(
-                data_bits=self._data_bits, max_burst=min(self._max_burst, depth), depth=depth
+                data_bits=self._data_bits,
+                max_burst=min(self._max_burst, depth),
+                depth=depth,
+                count_bits=self._count_bits[i],
             )
             fifo = StreamFifo(shape=self._data_bits, depth=depth)
             m.submodules[f"splitter{i}"] = splitter

@@ -116,6 +116,17 @@ class Drain(wiring.Component):
         part = Signal(range(self._parts))  # of the rows, for logits
         next_pixel = Signal()
         column, line, maps = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal(8)
+        # The largest of each; those of a tile a cycle late, in which no pixel is taken.
+        last_column, last_line, most_maps = (
+            Signal.like(signal) for signal in (self.out_w, tiles.rows, tiles.maps)
+        )
+        settled = Signal()
+        m.d.sync += [
+            last_column.eq(self.out_w - 1),
+            last_line.eq(tiles.rows - 1),
+            most_maps.eq(tiles.maps - 1),
+            settled.eq(~self.drained),
+        ]
         last_pixel = Signal()  # of an image in the tile
         last_map = Signal()
         width = self._address_bits + 1
@@ -123,8 +134,8 @@ class Drain(wiring.Component):
         segment = Signal(segments)  # of the block whose pixels are in flight
         m.d.comb += [
             tiles.start.eq(self.start),
-            last_pixel.eq((column == self.out_w - 1) & (line == tiles.rows - 1)),
-            last_map.eq(maps == tiles.maps - 1),
+            last_pixel.eq((column == last_column) & (line == last_line)),
+            last_map.eq(maps == most_maps),
             self.psum_en.eq(issue),
             self.res_addr.eq(res_address),
             self.overflow.eq(
@@ -144,7 +155,7 @@ class Drain(wiring.Component):
                 res_address.eq(res_address + self.out_words),
                 column.eq(column + 1),
             ]
-            with m.If(column == self.out_w - 1):
+            with m.If(column == last_column):
                 m.d.sync += [column.eq(0), line.eq(line + 1)]
             with m.If(last_pixel):
                 m.d.sync += [line.eq(0), maps.eq(maps + 1)]
@@ -230,9 +241,10 @@ class Drain(wiring.Component):
                     m.d.comb += self.affine_take.eq(~self.logits)
                     m.next = "PIXELS"
             with m.State("PIXELS"):
+                ready = (waiting != 0) & settled
                 m.d.comb += [
-                    self.res_en.eq(self.add_residual & (waiting != 0)),
-                    issue.eq((waiting != 0) & (~self.add_residual | self.res_ready)),
+                    self.res_en.eq(self.add_residual & ready),
+                    issue.eq(ready & (~self.add_residual | self.res_ready)),
                 ]
                 m.d.sync += block_done.eq(self.drained & tiles.last_tile)
                 with m.If(self.drained & tiles.last_tile):

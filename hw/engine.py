@@ -4,7 +4,7 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
-from amaranth.utils import exact_log2
+from amaranth.utils import bits_for, exact_log2
 
 from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import ActivationMemory
@@ -69,7 +69,14 @@ class Engine(wiring.Component):
         self.memory = ActivationMemory(
             rows=rows, lanes=lanes, banks=act_banks, bank_words=act_bank_words
         )
-        self.reader = ReadChannel(ports=len(READ_DEPTHS), data_bits=bus_bits, depths=READ_DEPTHS)
+        # What an instruction, an affine record and the row of an image take at most.
+        most = (isa.BYTES // 8, 2 + (rows << isa.BLOCK_BITS), 1 << isa.MAP_BITS - 1)
+        self.reader = ReadChannel(
+            ports=len(READ_DEPTHS),
+            data_bits=bus_bits,
+            depths=READ_DEPTHS,
+            count_bits=(bits_for(most[0]), bits_for(most[1]), 24, bits_for(most[2]), 24),
+        )
         self.writer = WriteChannel(data_bits=bus_bits)
         self.saver = WriteChannel(data_bits=bus_bits, max_burst=32)
         self.merger = WriteMerger(data_bits=bus_bits)
@@ -206,7 +213,6 @@ class Engine(wiring.Component):
             save.i.p.word.eq(instruction.src),
             saver.start.eq(save.start),
             saver.address.eq(save.address),
-            saver.limit.eq(self.scratch + self.scratch_size),
             saver.flush.eq(save.flush),
             saver.stop.eq(self.stop),
             save.idle.eq(saver.idle),
@@ -260,12 +266,15 @@ class Engine(wiring.Component):
                 m.d.comb += memory.w_addr.eq(address)
 
         # Bus.
-        program_end = self.program + self.program_size
+        def end_of(name: str) -> Signal:
+            """Return the end of a window, which is stable long before it is needed."""
+            end = Signal(33, name=f"{name}_end", reset_less=True)
+            m.d.sync += end.eq(getattr(self, name) + getattr(self, f"{name}_size"))
+            return end
+
+        program_end, scratch_end = end_of("program"), end_of("scratch")
         # Windows of the ports that do not read the program: images and loads.
-        windows = {
-            3: (self.image, self.image + self.image_size),
-            4: (self.scratch, self.scratch + self.scratch_size),
-        }
+        windows = {3: (self.image, end_of("image")), 4: (self.scratch, scratch_end)}
         for port, (cmd, data) in enumerate(
             (
                 (sequencer.cmd, sequencer.data),
@@ -285,7 +294,8 @@ class Engine(wiring.Component):
         m.d.comb += [
             writer.start.eq(self.start),
             writer.address.eq(self.output),
-            writer.limit.eq(self.output + self.output_size),
+            writer.limit.eq(end_of("output")),
+            saver.limit.eq(scratch_end),
             writer.flush.eq(self.flush),
             writer.stop.eq(self.stop),
             reader.stop.eq(self.stop),

@@ -60,26 +60,37 @@ class TileCounter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        # From the first row of the tile and the first image of the group on.
         rows_left = Signal(isa.MAP_BITS)
-        image = Signal(8)  # first of the group
         images_left = Signal(8)
         last_group = Signal()
+        last_block = Signal(isa.BLOCK_BITS)
+        m.d.sync += last_block.eq(self.blocks - 1)
         m.d.comb += [
-            rows_left.eq(self.out_h - self.row),
             self.last_rows.eq(rows_left <= self.tile_rows),
             self.rows.eq(Mux(self.last_rows, rows_left, self.tile_rows)),
-            images_left.eq(self.images - image),
             last_group.eq(images_left <= self.tile_images),
             self.maps.eq(Mux(last_group, images_left, self.tile_images)),
             self.last_tile.eq(self.last_rows & last_group),
-            self.last.eq(self.last_tile & (self.block == self.blocks - 1)),
+            self.last.eq(self.last_tile & (self.block == last_block)),
         ]
         with m.If(self.start):
-            m.d.sync += [self.block.eq(0), image.eq(0), self.row.eq(0), self.again.eq(0)]
+            m.d.sync += [
+                self.block.eq(0),
+                self.row.eq(0),
+                rows_left.eq(self.out_h),
+                images_left.eq(self.images),
+                self.again.eq(0),
+            ]
         with m.Elif(self.step):
-            m.d.sync += self.row.eq(Mux(self.last_rows, 0, self.row + self.tile_rows))
+            m.d.sync += [
+                self.row.eq(Mux(self.last_rows, 0, self.row + self.tile_rows)),
+                rows_left.eq(Mux(self.last_rows, self.out_h, rows_left - self.tile_rows)),
+            ]
             with m.If(self.last_rows):
-                m.d.sync += image.eq(Mux(last_group, 0, image + self.tile_images))
+                m.d.sync += images_left.eq(
+                    Mux(last_group, self.images, images_left - self.tile_images)
+                )
             m.d.sync += self.again.eq(~self.last_tile)
             with m.If(self.last_tile):
                 m.d.sync += self.block.eq(self.block + 1)

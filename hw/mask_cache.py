@@ -81,10 +81,10 @@ class MaskCache(wiring.Component):
         take = Signal()
         m.d.comb += [
             kept.eq(self.cached & (self.repeated | tiles.again)),
-            last_word.eq((self.count >> exact_log2(mask_bits // 64)) - 1),
             tiles.start.eq(self.start),
             tiles.step.eq(take & (word == last_word)),
         ]
+        m.d.sync += last_word.eq((self.count >> exact_log2(mask_bits // 64)) - 1)
         with m.If(self.start):
             place = self.cache << exact_log2(PLACE_BITS // mask_bits)
             m.d.sync += [running.eq(1), word.eq(0), base.eq(place), address.eq(place)]

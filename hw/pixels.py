@@ -79,12 +79,15 @@ class PixelStreamer(wiring.Component):
         row_pitch = Signal(self._address_bits + 1)
         row_step = Signal(self._address_bits + 1)
         image_pixels = Signal(self._index_bits)
+        most_passes, most_words = Signal.like(self.passes), Signal.like(self.in_words)
         double = self.stride == 2
         m.d.sync += [
             column_step.eq(Mux(double, self.in_words << 1, self.in_words)),
             row_pitch.eq(self.in_w * self.in_words),
             row_step.eq(Mux(double, row_pitch << 1, row_pitch)),
             image_pixels.eq(self.out_h * self.out_w),
+            most_passes.eq(self.passes - 1),
+            most_words.eq(self.in_words - 1),
         ]
 
         # The rectangle in work, and the next pass of it.
@@ -92,8 +95,8 @@ class PixelStreamer(wiring.Component):
         have = Signal()
         word = Signal(isa.WORD_BITS)
         pass_ = Signal(3)
-        last_pass = pass_ == self.passes - 1
-        last_word = word == self.in_words - 1
+        last_pass = pass_ == most_passes
+        last_word = word == most_words
         begin = rectangle.first & (word == 0) & (pass_ == 0)
         opened = Signal(range(3))  # partial-sum banks in use
         wait = Signal(range(isa.PIXEL_SPACING))  # cycles left in which a pixel may not come again

@@ -83,6 +83,18 @@ class Pool(wiring.Component):
         word = Signal(isa.WORD_BITS)
         ky, kx = Signal(4), Signal(4)
 
+        # The largest of each, long before they are needed.
+        most_taps = Signal.like(self.kernel, reset_less=True)
+        most_words = Signal.like(self.in_words, reset_less=True)
+        most_x = Signal.like(self.out_w, reset_less=True)
+        most_y = Signal.like(self.out_h, reset_less=True)
+        m.d.sync += [
+            most_taps.eq(self.kernel - 1),
+            most_words.eq(self.in_words - 1),
+            most_x.eq(self.out_w - 1),
+            most_y.eq(self.out_h - 1),
+        ]
+
         reading = Signal()
         inside = Signal()
         last_kx, last_ky = Signal(), Signal()
@@ -91,11 +103,11 @@ class Pool(wiring.Component):
             inside.eq((tap_row < self.in_h) & (tap_col < self.in_w)),  # negative is large
             self.act_r_en.eq(reading & inside),
             self.act_r_addr.eq(tap),
-            last_kx.eq(kx == self.kernel - 1),
-            last_ky.eq(ky == self.kernel - 1),
-            last_word.eq(word == self.in_words - 1),
-            last_x.eq(x == self.out_w - 1),
-            last_y.eq(y == self.out_h - 1),
+            last_kx.eq(kx == most_taps),
+            last_ky.eq(ky == most_taps),
+            last_word.eq(word == most_words),
+            last_x.eq(x == most_x),
+            last_y.eq(y == most_y),
         ]
 
         factor = Signal(isa.MAP_BITS)

@@ -34,7 +34,7 @@ def rectangle_layout(address_bits: int, index_bits: int) -> data.StructLayout:
 class TapWalker(wiring.Component):
     """Walks blocks, pixel tiles and taps (centre first) and emits a rectangle for each.
 
-    A rectangle takes 7 cycles; the next one is made while the receiver works on the last.
+    A rectangle takes 8 cycles; the next one is made while the receiver works on the last.
 
     Parameters
     ----------
@@ -123,13 +123,17 @@ class TapWalker(wiring.Component):
         above, before = Signal.like(base), Signal.like(self.o.p.index)
         words = Signal.like(base)
         o = self.o.p
+        tile_rows = Signal.like(tiles.rows)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.sync += [at_centre.eq(1), ky.eq(centre), kx.eq(centre)]
-                    m.next = "SPAN"
+                    m.next = "TILE"
+            with m.State("TILE"):
+                m.d.sync += tile_rows.eq(tiles.rows)
+                m.next = "SPAN"
             with m.State("SPAN"):
-                rows = span(dy, tiles.row, tiles.rows, self.in_h)
+                rows = span(dy, tiles.row, tile_rows, self.in_h)
                 cols = span(dx, 0, self.out_w, self.in_w)
                 m.d.sync += [y0.eq(rows[0]), y1.eq(rows[1]), x0.eq(cols[0]), x1.eq(cols[1])]
                 m.next = "INPUT"
@@ -174,5 +178,5 @@ class TapWalker(wiring.Component):
                     with m.If(last_tap & tiles.last):
                         m.next = "IDLE"
                     with m.Else():
-                        m.next = "SPAN"
+                        m.next = "TILE"
         return m

@@ -24,8 +24,9 @@ class InstructionFetcher(wiring.Component):
 
     Members
     -------
-    start, address
-        Begin to fetch; a former instruction is forgotten. Only when idle or ``valid``.
+    start, program, offset
+        Begin to fetch at ``program + offset``; a former instruction is forgotten. Only when idle or
+        ``valid``.
     cmd, data
         Port of the read channel.
     valid, good, instruction
@@ -37,7 +38,8 @@ class InstructionFetcher(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "address": In(32),
+                "program": In(32),
+                "offset": In(32),
                 "cmd": Out(stream.Signature(COMMAND)),
                 "data": In(stream.Signature(bus_bits)),
                 "valid": Out(1),
@@ -53,6 +55,9 @@ class InstructionFetcher(wiring.Component):
         connect(m, flipped(self.data), words.i)
         bits = self.instruction.as_value()
         left = Signal(range(isa.WORDS + 1))
+        # The sequencer finds the offset late in a cycle, so the sum is made in the next one.
+        begin = Signal()
+        offset = Signal.like(self.offset, reset_less=True)
         m.d.comb += [
             words.o.ready.eq(left != 0),
             check.clear.eq(self.start),
@@ -63,14 +68,20 @@ class InstructionFetcher(wiring.Component):
         ]
         with m.If(self.start):
             m.d.sync += [
-                self.cmd.valid.eq(1),
-                self.cmd.p.address.eq(self.address),
+                begin.eq(1),
+                offset.eq(self.offset),
                 left.eq(isa.WORDS),
                 self.valid.eq(0),
             ]
         with m.Else():
             with m.If(self.cmd.ready):
                 m.d.sync += self.cmd.valid.eq(0)
+            with m.If(begin):
+                m.d.sync += [
+                    begin.eq(0),
+                    self.cmd.valid.eq(1),
+                    self.cmd.p.address.eq(self.program + offset),
+                ]
             with m.If(words.o.valid & words.o.ready):
                 m.d.sync += [
                     bits.eq(Cat(bits[64:], words.o.payload)),
@@ -328,7 +339,8 @@ class Sequencer(wiring.Component):
             ),
             self.upcoming.eq(fetcher.instruction),
             self.upcoming_pc.eq(fetch_pc),
-            fetcher.address.eq(self.program + next_pc),
+            fetcher.program.eq(self.program),
+            fetcher.offset.eq(next_pc),
             next_pc.eq(self.pc + isa.BYTES),
         ]
 

@@ -201,8 +201,10 @@ class Unfold(wiring.Component):
 
         # Output words.
         word = Signal(isa.WORD_BITS)
+        last_word = Signal(isa.WORD_BITS)
+        m.d.sync += last_word.eq(self.out_words - 1)
         address = Signal.like(self.act_w_addr)
-        m.d.comb += advance.eq(~emit_2 | (word == self.out_words - 1))
+        m.d.comb += advance.eq(~emit_2 | (word == last_word))
         self._emit(m, window, word, emit_2)
         m.d.comb += self.act_w_next.eq(emit_2)
         m.d.sync += [self.act_w_en.eq(emit_2), self.act_w_addr.eq(address)]

@@ -118,17 +118,18 @@ class TileLoader(wiring.Component):
         tap = Signal(6)
         last_tap = Signal(6)
         word = Signal(isa.WORD_BITS)
+        most_words = Signal(isa.WORD_BITS)
         group = Signal(range(self._groups))
         last_word = Signal()
         last_group = Signal()
         m.d.comb += [
             tiles.start.eq(self.start),
-            last_word.eq(word == self.in_words - 1),
+            last_word.eq(word == most_words),
             last_group.eq(group == self._groups - 1),
             check.clear.eq(self.start),
             self.check_value.eq(check.value),
         ]
-        m.d.sync += last_tap.eq(self.kernel * self.kernel - 1)
+        m.d.sync += [last_tap.eq(self.kernel * self.kernel - 1), most_words.eq(self.in_words - 1)]
 
         # Masks: a word holds those of one or more groups of rows, lowest bits first. A step's share
         # of a word is counted in units of what it takes with one stored bit of eight.
