@@ -23,8 +23,8 @@ __all__ = ["ConvRun", "MaskSupply", "Window", "shared"]
 
 #: Cycles from the start of CONV to the first rectangle of pixels at the array, and those in which a
 #: rectangle is computed.
-_FIRST_RECTANGLE = 6
-_RECTANGLE = 5
+_FIRST_RECTANGLE = 9
+_RECTANGLE = 8
 #: Cycles from the last pixel of a pixel tile to the first of its drain.
 _TO_DRAIN = 11
 #: Cycles from a pixel of the drain to its write, and from the last pixel of a block to the next
@@ -276,7 +276,8 @@ class _Drain:
         else:
             end = self._pixels(window, beside, begin)
         self.span = (begin + _WRITE, end + _WRITE)
-        self._free = end
+        # A drain pauses for a cycle between pixel tiles.
+        self._free = end + 1
         if last:
             self._tile = 0
             self._block += 1
@@ -306,7 +307,8 @@ class _Drain:
     def _logits(self, tile: PixelTile, begin: int) -> int:
         """When the logits of all images in a pixel tile have been sent."""
         conv = self._conv
-        pixels = tile.rows * conv.plan.shape.out_w
+        parts = isa.logit_parts(conv.target.rows, conv.target.bus_bits)
+        pixels = parts * tile.rows * conv.plan.shape.out_w
         if tile.first_row + tile.rows < conv.plan.shape.out_h:
             return begin + tile.images * pixels
         return begin + tile.images * pixels + (tile.images - 1) * (_FLUSH - 1 + self._sent)

@@ -169,7 +169,7 @@ class _Machine:
         """Ask for an instruction; return the cycle in which it can be looked at."""
         bus, beats = self._bus, isa.BYTES * 8 // self._target.bus_bits
         self._result.bytes_read += isa.BYTES
-        first = bus.ports[FETCH].command(cycle + 1, beats)
+        first = bus.ports[FETCH].command(cycle + 2, beats)
         begin = bus.arrival(FETCH, first)
         last = bus.arrival(FETCH, first + beats - 1)
         bus.ports[FETCH].take(first + beats, last)
