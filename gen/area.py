@@ -17,8 +17,8 @@ __all__ = ["block_rams", "luts"]
 #: Width and depth of the shapes that a memory of 16 or 18 kbit takes, with one read and one write
 #: port.
 _SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
-#: Depth of the FIFO of the mask stream, the only one in block RAM.
-_MASK_FIFO = 256
+#: Depths of the FIFOs in block RAM: affine stream, masks, image, loads, saves.
+_FIFOS = (64, 256, 64, 128, 64)
 
 #: LUT4 and LUT6 of a bit plane of a lane in a row: rows of vendor cells, and portable ones.
 _MAPPED = (1.41, 0.84)
@@ -45,8 +45,8 @@ def block_rams(target: Target) -> int:
     lines = 24 * (target.stem_kernel - 1)
     return (
         target.act_banks * _memory(words, target.act_bank_words)
-        + 2 * _memory(sums, target.psum_depth)
-        + _memory(target.bus_bits, _MASK_FIFO)
+        + 2 * _memory(sums, 2 * target.psum_depth)
+        + sum(_memory(target.bus_bits, depth) for depth in _FIFOS)
         + _memory(lines, target.image_width)
         + _memory(target.mask_bits, target.mask_cache * 8 // target.mask_bits)
     )
