@@ -38,7 +38,7 @@ PROOFS = [
     ("joiner", streams.harness_joiner, 2, 8),
     ("loops over pixel tiles", loops.harness, 2, 10),
     ("sequencer", sequencer.harness, 2, 20),
-    ("run control and counters", control.harness, 2, 10),
+    ("run control", control.harness, 2, 50),
     ("AXI4-Lite slave and status", axi_lite.harness, 3, 12),
     ("AXI4 read channel", axi_read.harness, 4, 16),
     ("AXI4 write channel", axi_write.harness, 4, 24),

@@ -25,7 +25,7 @@ def harness() -> tuple[Module, list]:
             m.d.comb += Assume(first | dut.start | (bound == before(m, bound)))
 
     # The loops as they are written in the specification.
-    block, group, row = Signal(16), Signal(16), Signal(16)
+    block, group, row = Signal.like(dut.block), Signal(16), Signal(16)
     next_row = row + dut.tile_rows
     next_group = group + dut.tile_images
     with m.If(dut.start):
@@ -41,7 +41,9 @@ def harness() -> tuple[Module, list]:
             Assert(row < dut.out_h),
             Assert(group < dut.images),
             Assert(dut.row == row),
-            Assert(inner["image"] == group),
+            Assert(inner["rows_left"] == dut.out_h - row),
+            Assert(inner["images_left"] == dut.images - group),
+            Assert(inner["last_block"] == (dut.blocks - 1)[: len(dut.blocks)]),
             Assert(dut.block == block),
             Assert(dut.rows == Mux(next_row >= dut.out_h, dut.out_h - row, dut.tile_rows)),
             Assert(dut.maps == Mux(next_group >= dut.images, dut.images - group, dut.tile_images)),

@@ -62,7 +62,7 @@ def harness() -> tuple[Module, list]:
     backward = Signal()
     m.d.comb += backward.eq(fetch & (next_pc != (dut.pc + BYTES)[:32]))
     with m.If(fetch):
-        m.d.comb += Assert(inner["address"] == (dut.program + next_pc)[:32])
+        m.d.comb += Assert(inner["offset"] == next_pc)
     with m.If(backward):
         m.d.comb += Assert(
             inner.state("fsm", "IDLE")
@@ -71,6 +71,11 @@ def harness() -> tuple[Module, list]:
         )
     with m.If(before(m, fetch)):
         m.d.comb += Assert(fetch_pc == before(m, next_pc))
+        m.d.comb += [
+            Assert(inner["fetcher.begin"]),
+            Assert(inner["fetcher.offset"] == fetch_pc),
+        ]
+    with m.If(before(m, inner["fetcher.begin"] & ~fetch)):
         m.d.comb += Assert(dut.cmd.valid & (dut.cmd.p.address == (dut.program + fetch_pc)[:32]))
         m.d.comb += Assert(dut.cmd.p.beats == 8)
 
