@@ -34,6 +34,8 @@ EXTRAS = {
     "cocotb": "test",
     "cocotb_tools": "test",
     "jinja2": "hw",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
     "litedram": "board",
     "litex": "board",
     "litex_boards": "board",

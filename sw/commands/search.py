@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``init``, ``train`` and ``export``: from images to a model file."""
+"""``init``, ``train``, ``export`` and ``onnx``: from images to a model file, and to others."""
 
 import argparse
 import math
@@ -94,6 +94,25 @@ def register(commands: Any) -> None:
     )
     parser.add_argument(
         "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
+    )
+
+    parser = add_command(
+        commands,
+        "onnx",
+        onnx,
+        "write a model as an ONNX graph that computes the same bits",
+        example="hiddenfold onnx models/hfn-cifar100.hfn -o hfn.onnx",
+        detail="Standard integer operators only (opset 13): image uint8 [N, height, width, 3] to "
+        "logits int64 [N, classes]. With --check it is run in onnxruntime on random images and "
+        "compared with the golden model.",
+    )
+    parser.add_argument("model", metavar="M.hfn", type=Path)
+    parser.add_argument("-o", "--output", metavar="M.onnx", type=Path, required=True)
+    parser.add_argument(
+        "--check",
+        metavar="N",
+        type=at_least(1),
+        help="compare N random images in onnxruntime with the golden model",
     )
 
 
@@ -192,3 +211,29 @@ def export(args: argparse.Namespace) -> Outcome:
     model.save(args.output)
     outcome = summarize(model)
     return Outcome(outcome.data, f"wrote {args.output}\n\n{outcome.text}")
+
+
+def onnx(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold onnx``."""
+    from hiddenfold.gen.onnx_graph import onnx_model
+    from hiddenfold.sw.model import Model
+
+    model = Model.load(args.model)
+    data = onnx_model(model).SerializeToString()
+    args.output.write_bytes(data)
+    found: dict[str, Any] = {"onnx": str(args.output), "bytes": len(data), "images": 0}
+    text = f"wrote {args.output}"
+    if args.check is None:
+        return Outcome(found | {"mismatches": None}, text)
+    import numpy as np
+    import onnxruntime
+
+    from hiddenfold.verif.golden.model import Golden
+
+    shape = (args.check, *model.image, 3)
+    images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"image": images})
+    wrong = int((logits != Golden(model).run(images)).any(axis=1).sum())
+    text += f"; {args.check} random images in onnxruntime: {wrong} differ from the golden model"
+    return Outcome(found | {"images": args.check, "mismatches": wrong}, text, int(wrong > 0))

@@ -21,6 +21,7 @@ COMMANDS = (
     "init",
     "train",
     "export",
+    "onnx",
     "inspect",
     "evaluate",
     "generate",
