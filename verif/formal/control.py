@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunControl: each run ends in one way, and no event or cycle of it is lost."""
 
-from amaranth.hdl import Assert, Assume, Cat, Cover, Module, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Const, Cover, Module, Mux, Signal
 
 from hiddenfold.hw.counters import Counters
 from hiddenfold.hw.isa import Error
@@ -71,9 +71,43 @@ def harness() -> tuple[Module, list]:
     with m.If(before(m, running & (dut.watchdog != 0) & (cycles >= dut.watchdog)) & ~first):
         m.d.comb += Assert(halted)
     m.d.comb += [
-        Cover(dut.done),
+        Cover(settling & inner["well"]),
         Cover(dut.fail & (dut.code == Error.WATCHDOG)),
         Cover(dut.fail & (dut.code == Error.ABORTED) & (cycles > 3)),
-        Cover(dut.start & before(m, settling)),
+        Cover(settling & ~inner["well"]),
     ]
+    return m, inputs(dut)
+
+
+def harness_counters() -> tuple[Module, list]:
+    """Counters: what is shown, and what waits beside it, is every event since the last clear."""
+    shifts = (0, 3, 0)
+    dut = Counters(shifts=shifts)
+    m = Module()
+    m.submodules.dut, inner = open_up(dut)
+    count = len(shifts)
+    turn, number, amount = inner["turn"], inner["number"], inner["amount"]
+    m.d.comb += [
+        Assume(~(dut.read & before(m, dut.read))),
+        Assume(dut.number < count),
+        Assert(turn < count),
+        Assert(number < count),
+    ]
+    for k, shift in enumerate(shifts):
+        total = Signal(64, name=f"total{k}")
+        with m.If(dut.clear):
+            m.d.sync += total.eq(0)
+        with m.Elif(dut.events[k]):
+            m.d.sync += total.eq(total + (1 << shift))
+        pending = inner[f"pending{k}"]
+        shown = Mux(inner["fresh"][k], 0, inner.word("totals", Const(k, 2)))
+        waiting = (pending << shift) + Mux(number == k, amount, 0)
+        visits = (turn + count - k - 1) % count  # of other counters, since the last one of this
+        m.d.comb += [
+            Assert(total == (shown + waiting)[:64]),
+            Assert(pending <= 1 + 2 * visits + before(m, dut.read)),
+        ]
+        with m.If(dut.read & (dut.number == k)):
+            m.d.comb += Assert(dut.value == shown)
+    m.d.comb += Cover(dut.read & (dut.value == 16))
     return m, inputs(dut)
