@@ -77,6 +77,7 @@ regress: setup
 		--folder $(SIGNOFF)/mutants --json $(SIGNOFF)/mutants.json; \
 	step $(BIN)/python -m hiddenfold.verif.signoff.python_mutation --count $(MUTANTS) \
 		--json $(SIGNOFF)/python_mutants.json; \
+	step $(BIN)/python -m hiddenfold.verif.signoff.planted --json $(SIGNOFF)/planted.json; \
 	step $(BIN)/python -m hiddenfold.verif.signoff.report $(SIGNOFF); \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 

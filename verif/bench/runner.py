@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds Verilog for cocotb under Verilator, once per content, and runs single cocotb tests."""
+"""Builds Verilog for cocotb under Verilator or Icarus, once per content, and runs single tests."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cocotb_tools.runner import get_runner
 
-from hiddenfold.gen.tools import find_compiler, find_verilator
+from hiddenfold.gen.tools import find_compiler, find_verilator, run_tool
 from hiddenfold.sw.driver.cache import cached, digest
 
 #: cocotb makes all signals public, which leaves little to optimise: compile fast instead.
@@ -15,33 +15,43 @@ BUILD_FLAGS = (
     *("-O1", "--x-assign", "fast", "--x-initial", "fast", "--no-timing"),
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),
 )
+#: A second simulator, from the system's packages if it is there.
+ICARUS = "icarus"
+_ICARUS_FLAGS = ("-g2012",)
 MAKE_FLAGS = " OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
 
 
 class CocotbBuild:
     """A compiled simulation of the module ``top`` in a Verilog file."""
 
-    def __init__(self, verilog: Path, top: str):
+    def __init__(self, verilog: Path, top: str, simulator: str = "verilator"):
+        """Build with Verilator or :data:`ICARUS`."""
         self._top = top
-        self._runner = get_runner("verilator")
-        verilator, compiler = find_verilator(), find_compiler()
+        self._runner = get_runner(simulator)
+        if simulator == ICARUS:
+            version = run_tool(["iverilog", "-V"]).splitlines()[0]
+            environment, flags, kept = dict(os.environ), _ICARUS_FLAGS, "sim.vvp"
+        else:
+            verilator, compiler = find_verilator(), find_compiler()
+            version = f"{verilator.version} {compiler.path} {compiler.version}"
+            environment, flags, kept = verilator.environment(), BUILD_FLAGS, top
+            environment["MAKEFLAGS"] += MAKE_FLAGS
         key = digest(
             verilog.read_text(encoding="utf-8"),
             Path(__file__).read_text(encoding="utf-8"),
-            f"{top} {verilator.version} {compiler.path} {compiler.version}",
+            f"{top} {simulator} {version}",
         )
 
         def make(folder: Path) -> None:
-            environment = verilator.environment()
             # The runner takes its environment from this process.
             before = dict(os.environ)
-            os.environ.update(environment, MAKEFLAGS=environment["MAKEFLAGS"] + MAKE_FLAGS)
+            os.environ.update(environment)
             try:
                 self._runner.build(
                     sources=[verilog],
                     hdl_toplevel=top,
                     build_dir=folder,
-                    build_args=BUILD_FLAGS,
+                    build_args=flags,
                     timescale=("1ns", "1ps"),
                     log_file=folder / "build.log",
                 )
@@ -52,7 +62,7 @@ class CocotbBuild:
                 os.environ.clear()
                 os.environ.update(before)
             for path in folder.iterdir():
-                if path.name != top:
+                if path.name != kept:
                     path.unlink()
 
         self._folder = cached(f"cocotb-{key}", make)

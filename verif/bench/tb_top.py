@@ -12,7 +12,7 @@ from pathlib import Path
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge, Timer
 
 from hiddenfold.hw import regmap
 from hiddenfold.hw.isa import BYTES, FIELDS, Error, Opcode
@@ -49,6 +49,10 @@ class Bench:
     async def create(cls, dut, *, seed: int = 1, images: int = 1) -> "Bench":
         """Start clock and memory, reset, and put program and images into memory."""
         bench = cls(dut, seed, images)
+        # A simulator with four states must not see a clock edge before the inputs have values.
+        dut.aresetn.value = 0
+        dut.aclk.value = 0
+        await Timer(10, unit="ns")
         Clock(dut.aclk, 10, unit="ns", impl="gpi").start()
         cocotb.start_soon(bench.memory.run())
         await bench.reset()

@@ -50,8 +50,9 @@ def make_mutants(verilog: Path, folder: Path, *, count: int, seed: int) -> list[
     """Write ``mutants.v`` with ``count`` mutants of a Verilog file into ``folder``."""
     lists = [f"{mode}.txt" for mode in _MODES]
     commands = [
-        f"mutate -list {count // len(lists) + 1} -mode {mode} -seed {seed} -o {name}"
-        for mode, name in zip(_MODES, lists, strict=True)
+        f"mutate -list {count // len(lists) + 1} -mode {mode} "
+        f"-seed {len(lists) * seed + number} -o {name}"
+        for number, (mode, name) in enumerate(zip(_MODES, lists, strict=True))
     ]
     # Yosys from PyPI sees the working folder, but not all others.
     (folder / "design.v").write_text(verilog.read_text(encoding="utf-8"), encoding="utf-8")

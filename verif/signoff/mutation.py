@@ -115,8 +115,8 @@ def run_mutation(library: Path, mutants: list[Mutant], *, seed: int, log=print) 
                 while left:
                     verdict = pool.submit(judge, library, left[0]).result()
                     outcome.verdicts.append(verdict)
-                    if not verdict.scenario:
-                        log(f"survivor {verdict.number}: {verdict.where}")
+                    what = f"found by {verdict.scenario}" if verdict.scenario else "SURVIVES"
+                    log(f"mutant {verdict.number} {what}: {verdict.where}")
                     del left[0]
             except BrokenProcessPool:
                 mutant = left.pop(0)

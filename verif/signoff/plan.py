@@ -62,6 +62,7 @@ class Evidence:
     faults: dict = field(default_factory=dict)
     mutants: dict = field(default_factory=dict)
     python_mutants: dict = field(default_factory=dict)
+    planted: list[dict] = field(default_factory=list)
     networks: list[dict] = field(default_factory=list)
 
     @classmethod
@@ -74,7 +75,7 @@ class Evidence:
                 name = name.split("[", maxsplit=1)[0]
                 bad = any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
                 found.tests[name] = found.tests.get(name, True) and not bad
-        for name in ("proofs", "coverage", "faults", "mutants", "python_mutants"):
+        for name in ("proofs", "coverage", "faults", "mutants", "python_mutants", "planted"):
             path = folder / f"{name}.json"
             if path.exists():
                 setattr(found, name, json.loads(path.read_text(encoding="utf-8")))

@@ -65,6 +65,7 @@ def render(evidence: Evidence, plan: list[Testpoint]) -> str:
         mutants=evidence.mutants,
         survivors=_survivors(evidence.mutants),
         python_mutants=evidence.python_mutants,
+        planted=evidence.planted,
         groups=_groups(evidence.coverage),
         code=_code(evidence.coverage),
         waivers=load_waivers(),

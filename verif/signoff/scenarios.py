@@ -23,8 +23,8 @@ from hiddenfold.verif.signoff.layout import signed
 from hiddenfold.verif.signoff.rig import Case, Failure, Rig
 
 #: Random networks, small ones, and faults of the bench.
-NETWORKS = 16
-FAULTS = 60
+NETWORKS = 10
+FAULTS = 20
 _FAULT_SEED = 7
 _COUNTERS = ("CYCLES", "ARRAY_CYCLES", "TILE_STALLS", "DRAIN_STALLS", "BUS_STALLS")
 _PATTERNS = (0x5A5A_5A5A, 0xA5A5_A5A5, 0x0123_4567, 0xFFFF_FFFF, 0)
