@@ -2,17 +2,16 @@
 """Rough size of a target on an FPGA, without synthesis.
 
 Block RAMs follow from the shapes of the memories. LUTs are a sum over the parts: those of the array
-are Yosys' for 32 x 64 x 8 (docs/decisions.md), the rest is Yosys' for `peer-64` shared out among
-rows, lanes and what does not grow, and taken as 0.7 LUT6 for a LUT4. `sim-tiny` then comes out 6 %
-low in LUTs and 10 % in block RAMs. Good for comparing targets; what a target really takes,
-`hiddenfold synth` says.
+are Yosys' for 32 x 64 x 8 (docs/decisions.md), the rest is Yosys' for `ulx3s-85f` (`MEASURED`)
+shared out among rows, lanes and what does not grow, and taken as 0.7 LUT6 for a LUT4, which nobody
+has measured. Good for comparing targets; what a target really takes, `hiddenfold synth` says.
 """
 
 from __future__ import annotations
 
 from hiddenfold.gen.target import Target
 
-__all__ = ["block_rams", "luts"]
+__all__ = ["MEASURED", "block_rams", "luts"]
 
 #: Width and depth of the shapes that a memory of 16 or 18 kbit takes, with one read and one write
 #: port.
@@ -24,8 +23,12 @@ _FIFOS = (64, 256, 64, 128, 64)
 _MAPPED = (1.41, 0.84)
 _PORTABLE = (3.34, 1.8)
 #: LUT4 of a row besides its lanes, of a lane besides its rows, and of the rest.
-_ROW, _LANE, _REST = 350, 150, 13_400
+_ROW, _LANE, _REST = 190, 90, 10_580
 _LUT6_SHARE = 0.7
+
+#: LUTs and block RAMs of whole accelerators as Yosys makes them: the part of the core in the
+#: synthesized ULX3S design, where a carry cell counts as two LUT4.
+MEASURED = {"ulx3s-85f": (45_521, 182)}
 
 
 def luts(target: Target) -> int:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hiddenfold.gen.area import block_rams, luts
+from hiddenfold.gen.area import MEASURED, block_rams, luts
 from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.explore import Point, as_csv, explore, front, variants
 from hiddenfold.gen.explore_plot import plot
@@ -109,6 +109,14 @@ def test_sizes_grow_with_the_target():
         assert luts(replace(TINY, **{key: value})) > luts(TINY)
     for key, value in (("act_bank_words", 4096), ("psum_depth", 1024), ("mask_cache", 65536)):
         assert block_rams(replace(TINY, **{key: value})) > block_rams(TINY)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_sizes_are_those_of_synthesis(name):
+    target = Target.load(name)
+    lut, bram = MEASURED[name]
+    assert abs(luts(target) - lut) < 0.02 * lut
+    assert block_rams(target) == bram
 
 
 def test_the_command(capsys, tmp_path):
