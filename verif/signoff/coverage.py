@@ -90,7 +90,7 @@ def read(paths: list[Path]) -> dict[Point, int]:
             if kind in KINDS:
                 what = fields.get("o", "")
                 if kind != "v_toggle":
-                    what = f"{what} {fields.get('S') or fields.get('l')}"
+                    what = f"{what} {fields.get('S') or fields['l']}:{fields.get('n', '')}"
                 counts[Point(KINDS[kind], module, what)] += int(count)
     return dict(counts)
 
