@@ -105,3 +105,16 @@ format: setup
 # Static tools do not follow the import hook of an editable install: show them the packages as links.
 tree:
 	@mkdir -p build/types/hiddenfold/verif
+	@for folder in hw gen sw $(patsubst %/__init__.py,%,$(wildcard verif/*/__init__.py)); do \
+		ln -sfn $(CURDIR)/$$folder build/types/hiddenfold/$$folder; \
+	done
+
+types: setup tree
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p hiddenfold
+
+clean:
+	rm -rf build dist out .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -83,39 +83,36 @@ def component(target: Target, verilog: str, constraints: str) -> str:
 
 
 def _interfaces(parent: ET.Element, ports: Sequence[Port], target: Target) -> None:
+    slave: dict[str, object] = {"PROTOCOL": "AXI4LITE"}
+    master: dict[str, object] = {
+        "PROTOCOL": "AXI4",
+        "DATA_WIDTH": target.bus_bits,
+        "ADDR_WIDTH": 32,
+        "SUPPORTS_NARROW_BURST": 0,
+        "MAX_BURST_LENGTH": 256,
+    }
     for name, mode, reference, settings in (
-        (table.LITE, "slave", ("memoryMapRef", "memoryMapRef"), {"PROTOCOL": "AXI4LITE"}),
-        (
-            table.FULL,
-            "master",
-            ("addressSpaceRef", "addressSpaceRef"),
-            {
-                "PROTOCOL": "AXI4",
-                "DATA_WIDTH": target.bus_bits,
-                "ADDR_WIDTH": 32,
-                "SUPPORTS_NARROW_BURST": 0,
-                "MAX_BURST_LENGTH": 256,
-            },
-        ),
+        (table.LITE, "slave", "memoryMapRef", slave),
+        (table.FULL, "master", "addressSpaceRef", master),
     ):
         members = [(port.signal, port.name) for port in ports if port.interface == name]
         interface = _interface(parent, name, "interface", "aximm", members, settings)
-        role = ET.Element(f"{{{SPIRIT}}}{mode}")
-        _put(role, reference[0]).set(f"{{{SPIRIT}}}{reference[1]}", name)
+        role = _tag(mode)
+        _put(role, reference).set(f"{{{SPIRIT}}}{reference}", name)
         interface.insert(3, role)
-    clock = {
+    clock: dict[str, object] = {
         "ASSOCIATED_BUSIF": f"{table.LITE}:{table.FULL}",
         "ASSOCIATED_RESET": table.RESET,
         "FREQ_HZ": round(target.clock_mhz * 1e6),
     }
-    for name, kind, role, settings in (
+    for name, kind, mode, settings in (
         (table.CLOCK, "clock", "slave", clock),
         (table.RESET, "reset", "slave", {"POLARITY": "ACTIVE_LOW"}),
         ("irq", "interrupt", "master", {"SENSITIVITY": "LEVEL_HIGH"}),
     ):
         logical = {"clock": "CLK", "reset": "RST", "interrupt": "INTERRUPT"}[kind]
         interface = _interface(parent, name, "signal", kind, [(logical, name)], settings)
-        interface.insert(3, ET.Element(f"{{{SPIRIT}}}{role}"))
+        interface.insert(3, _tag(mode))
 
 
 def _interface(
@@ -144,8 +141,8 @@ def _interface(
         _put(_put(pair, "logicalPort"), "name", logical)
         _put(_put(pair, "physicalPort"), "name", physical)
     parameters = _put(interface, "parameters")
-    for key, value in settings.items():
-        _parameter(parameters, key, str(value), f"BUSIFPARAM_VALUE.{name.upper()}.{key}")
+    for key, setting in settings.items():
+        _parameter(parameters, key, str(setting), f"BUSIFPARAM_VALUE.{name.upper()}.{key}")
     return interface
 
 
