@@ -92,9 +92,9 @@ def _tiles(evidence: Evidence, plan: list[Testpoint], states: dict[int, str]) ->
         tiles.append((f"{sum(b['count'] > 0 for b in bins)}/{len(bins)}", "functional bins"))
         for kind in _KINDS:
             parts = [kinds[kind] for kinds in evidence.coverage["code"].values() if kind in kinds]
-            total = sum(part["total"] for part in parts)
-            share = sum(part["covered"] for part in parts) / max(total, 1)
-            tiles.append((f"{share:.1%}", f"{kind} coverage"))
+            if total := sum(part["total"] for part in parts):
+                share = sum(part["covered"] for part in parts) / total
+                tiles.append((f"{share:.1%}", f"{kind} coverage"))
     return [{"value": value, "text": text} for value, text in tiles]
 
 
