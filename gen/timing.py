@@ -19,6 +19,9 @@ def read_report(report: Mapping[str, Any], clock_mhz: float) -> dict[str, Any]:
     """Return ``lut, ff, bram, dsp`` (used), ``available`` (the same), ``fmax_mhz`` and
     ``clock_mhz`` of the accelerator's clock, ``clocks``, ``timing_met`` and ``critical_paths``.
 
+    ``clock_mhz`` stands for what nextpnr was told of the accelerator's clock. Paths between clocks
+    of one PLL count as well: they have a period of the faster one.
+
     ``lut`` counts every used half slice, those of carry chains and small memories too. A path has
     its clocks, nanoseconds, those of them spent in wires, levels of logic, and what it begins and
     ends at.
@@ -32,14 +35,21 @@ def read_report(report: Mapping[str, Any], clock_mhz: float) -> dict[str, Any]:
         for name, entry in report["fmax"].items()
     }
     core = next((clock for name, clock in clocks.items() if _CORE.search(name)), None)
+    if core is None:
+        raise ValueError(f"no clock of the accelerator in nextpnr's report, only {list(clocks)}")
+    core["clock_mhz"] = round(clock_mhz, 2)
+    paths = [_path(path) for path in report["critical_paths"] if path["path"]]
+    late = [path for path in paths if _is_late(path, clocks)]
     return {
         **{ours: use[theirs]["used"] for ours, theirs in _RESOURCES.items()},
         "available": {ours: use[theirs]["available"] for ours, theirs in _RESOURCES.items()},
-        "fmax_mhz": core["fmax_mhz"] if core else None,
-        "clock_mhz": clock_mhz,
-        "timing_met": all(entry["fmax_mhz"] >= entry["clock_mhz"] for entry in clocks.values()),
+        "fmax_mhz": core["fmax_mhz"],
+        "clock_mhz": core["clock_mhz"],
+        "timing_met": not late
+        and all(entry["fmax_mhz"] >= entry["clock_mhz"] for entry in clocks.values()),
         "clocks": clocks,
-        "critical_paths": [_path(path) for path in report["critical_paths"] if path["path"]],
+        "late_crossings": late,
+        "critical_paths": paths,
     }
 
 
@@ -63,11 +73,25 @@ def summary(found: Mapping[str, Any]) -> str:
         best, wanted = clock["fmax_mhz"], clock["clock_mhz"]
         met = "met" if best >= wanted else "NOT MET"
         lines.append(f"clock {name:<12} up to {best:6.1f} MHz, {wanted:5.1f} wanted: {met}")
+    lines += [f"too late: {path_text(path)}" for path in found["late_crossings"]]
+    if found["clock_mhz"] < found["wanted_mhz"]:
+        lines.append(
+            f"The bitstream's clock is {found['clock_mhz']:g} MHz, which timing allows, instead of "
+            f"{found['wanted_mhz']:g}."
+        )
     lines += ["", "slowest paths", *map(path_text, found["critical_paths"]), ""]
     for name, seconds in found["steps"].items():
         kept = " (kept from an earlier build)" if name in found["kept"] else ""
         lines.append(f"{name:<12} {seconds:7.0f} s{kept}")
     return "\n".join(lines)
+
+
+def _is_late(path: Mapping[str, Any], clocks: Mapping[str, Any]) -> bool:
+    """A path between two clocks of a PLL that takes longer than a period."""
+    ends = {path["from_clock"], path["to_clock"]}
+    if len(ends) == 1 or not ends <= clocks.keys() or any(map(_CORE.search, ends)):
+        return False
+    return path["ns"] > 1e3 / max(clocks[name]["clock_mhz"] for name in ends)
 
 
 def _path(path: Mapping[str, Any]) -> dict[str, Any]:

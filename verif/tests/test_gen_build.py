@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from hiddenfold.gen import build as build_module
+from hiddenfold.gen.pll import reachable_clock, with_clock
 from hiddenfold.gen.steps import Steps, run_logged
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.timing import read_report, summary
@@ -70,12 +71,52 @@ def test_report_of_place_and_route():
 
 def test_text_of_the_report():
     found = read_report(report(89.9), 90.0) | {"target": "t", "board": "b", "bitstream": "x.bit"}
+    found |= {"wanted_mhz": 100.0}
     text = summary(found | {"steps": {"verilog": 1.0, "route": 99.0}, "kept": ["verilog"]})
     assert re.search(r"LUT4 +60,000 of  83,640   72%", text)
     assert re.search(r"core_clk +up to +89.9 MHz, +90.0 wanted: NOT MET", text)
     assert re.search(r"sys_clk +up to +60.0 MHz, +50.0 wanted: met", text)
     assert "4.00 ns (3.25 in wires, 1 levels)  core_clk -> core_clk: a -> c" in text
+    assert "\nThe bitstream's clock is 90 MHz, which timing allows, instead of 100.\n" in text
     assert re.search(r"verilog +1 s \(kept from an earlier build\)\nroute +99 s$", text)
+
+
+@pytest.mark.parametrize(("ns", "met"), [(9.75, True), (10.25, False)])
+def test_paths_between_clocks_of_a_pll(ns, met):
+    """They have the period of the faster clock; those to the accelerator's clock cross in FIFOs."""
+    data = report(91.5)
+    data["fmax"]["fast"] = {"achieved": 120.0, "constraint": 100.0}
+    path = [{"type": "routing", "delay": ns, "from": {"cell": "a"}, "to": {"cell": "b"}}]
+    crossing = {"from": "posedge $glbnet$sys_clk", "to": "posedge fast", "path": path}
+    core = {"from": "posedge $glbnet$core_clk", "to": "posedge fast", "path": path}
+    data["critical_paths"] += [core, crossing]
+    found = read_report(data, 90.0)
+    assert found["timing_met"] == met
+    assert [late["from_clock"] for late in found["late_crossings"]] == ["sys_clk"] * (not met)
+
+
+def pll(divider: int, phase: int, feedback: int = 18) -> str:
+    """A PLL in a configuration, as nextpnr writes it."""
+    return (
+        ".tile_group MIB_R4C0:PLL0_UL MIB_R5C0:PLL1_UL\nword: CLKI_DIV 0000000\n"
+        f"word: CLKFB_DIV {feedback - 1:07b}\nword: CLKOP_DIV {divider - 1:07b}\n"
+        f"word: CLKOP_CPHASE {phase:07b}\nenum: PLL_LOCK_STICKY DISABLED\n\n"
+    )
+
+
+def test_clock_that_a_pll_can_make():
+    other = ".tile A:PLC2\nword: K0.INIT 0101\n\n"
+    config = other + pll(8, 7, feedback=16) + other + pll(5, 4) + other
+    assert reachable_clock(config, 90.0, 91.0) == 90.0
+    assert reachable_clock(config, 90.0, 89.9) == 75.0
+    assert reachable_clock(config, 90.0, 38.69) == 37.5
+    assert with_clock(config, 90.0, 37.5) == (
+        other + pll(8, 7, feedback=16) + other + pll(12, 11) + other
+    )
+    with pytest.raises(ValueError, match="^450 MHz cannot be divided to 3 MHz or less$"):
+        reachable_clock(config, 90.0, 3.0)
+    with pytest.raises(ValueError, match="^one PLL must make 80 MHz in the configuration, not 0$"):
+        reachable_clock(config, 80.0, 80.0)
 
 
 @pytest.fixture
@@ -206,33 +247,48 @@ def test_refuses(capsys, tmp_path, monkeypatch):
     assert not out.exists()
 
 
-def test_steps_of_a_build(tmp_path, monkeypatch, told):
-    """With programs in place of the tools that only write what the next step reads."""
-    calls = []
+@pytest.fixture
+def tools(monkeypatch):
+    """Programs in place of the tools, which only write what the next step reads.
+
+    Yields the names of those that ran, and the clock in MHz that place and route finds.
+    """
+    calls, found = [], {"mhz": 91.5}
 
     def run(command, *, cwd, log, progress, name):
         calls.append(name)
-        for file in {
-            "board": ["top.v", "top.lpf"],
-            "synthesis": ["top.json"],
-            "place and route": ["top.config"],
-            "bitstream": ["ulx3s-small.bit"],
-        }[name]:
-            if name == "board":
-                (cwd / file).write_text(file)
-            else:
-                (cwd / file).write_text(f"{file} of {[str(word) for word in command]}")
-        if name == "place and route":
-            (cwd / "report.json").write_text(json.dumps(report(91.5)))
+        text = str([str(word) for word in command])
+        files = {
+            "board": {"top.v": "top", "top.lpf": "pins"},
+            "synthesis": {"top.json": text},
+            "place and route": {
+                "top.config": f".comment {text}\n\n{pll(5, 4)}",
+                "report.json": json.dumps(report(found["mhz"])),
+            },
+            "bitstream": {"ulx3s-small.bit": text},
+        }[name]
+        for file, content in files.items():
+            (cwd / file).write_text(content)
 
     monkeypatch.setattr(build_module, "run_logged", run)
-    monkeypatch.setattr(build_module.emit, "verilog", lambda target, family: f"{family} core")
     monkeypatch.setattr(build_module, "_program", lambda function, name: (name,))
+    monkeypatch.setattr(build_module.emit, "verilog", lambda target, family: f"{family} core")
+    return calls, found
+
+
+@pytest.fixture
+def small():
+    """A target for the board, at 90 MHz."""
     target = Target.load("ulx3s-85f")
-    target = Target(**(vars(target) | {"name": "small", "clock_mhz": 90}))
-    found = build_module.build(target, tmp_path, progress=told.append)
+    return Target(**(vars(target) | {"name": "small", "clock_mhz": 90}))
+
+
+def test_steps_of_a_build(tmp_path, tools, small, told):
+    calls, _ = tools
+    found = build_module.build(small, tmp_path, progress=told.append)
     assert calls == ["board", "synthesis", "place and route", "bitstream"]
     assert found["bitstream"] == str(tmp_path / "bitstream" / "ulx3s-small.bit")
+    assert (found["clock_mhz"], found["wanted_mhz"], found["timing_met"]) == (90.0, 90, True)
     assert json.loads((tmp_path / "report.json").read_text()) == found
     assert (tmp_path / "report.txt").read_text() == summary(found) + "\n"
     assert found["kept"] == [] and list(found["steps"]) == [
@@ -240,13 +296,23 @@ def test_steps_of_a_build(tmp_path, monkeypatch, told):
     ]
     # Another seed places anew, and nothing before that.
     calls.clear()
-    found = build_module.build(target, tmp_path, seed=2, progress=told.append)
+    found = build_module.build(small, tmp_path, seed=2, progress=told.append)
     assert calls == ["place and route", "bitstream"]
     assert found["kept"] == ["verilog", "board", "synthesis"]
     # Another clock is another design.
     calls.clear()
-    build_module.build(target, tmp_path, seed=2, clock_mhz=80, progress=told.append)
+    build_module.build(small, tmp_path, seed=2, clock_mhz=75, progress=told.append)
     assert calls[0] == "board"
+
+
+def test_clock_that_is_not_reached_becomes_slower(tmp_path, tools, small):
+    _, place = tools
+    place["mhz"] = 80.0
+    found = build_module.build(small, tmp_path)
+    assert (found["fmax_mhz"], found["clock_mhz"], found["wanted_mhz"]) == (80.0, 75.0, 90)
+    assert found["timing_met"]
+    assert (tmp_path / "bitstream" / "top.config").read_text().endswith(pll(6, 5))
+    assert (tmp_path / "route" / "top.config").read_text().endswith(pll(5, 4))
 
 
 def test_progress_without_a_terminal(capsys):
