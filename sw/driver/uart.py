@@ -14,7 +14,7 @@ import numpy as np
 
 from hiddenfold.sw.driver.bridge import OPTIONS, BridgeDevice, Link
 from hiddenfold.sw.driver.device import DeviceError
-from hiddenfold.sw.driver.url import number, split_url
+from hiddenfold.sw.driver.url import number, seconds, split_url
 
 WRITE, READ = 0x01, 0x02
 BAUD = 1_000_000
@@ -129,13 +129,15 @@ class UartLink(Link):
 
 def open_serial(rest: str, **options) -> BridgeDevice:
     """Open ``PORT?baud=...&registers=...``, see :class:`UartLink` and :class:`.BridgeDevice`."""
-    port, found = split_url("serial", rest, {"baud": number, **OPTIONS}, options)
+    port, found = split_url(
+        "serial", rest, {"baud": number, "timeout": seconds, **OPTIONS}, options
+    )
     if not port:
         raise ValueError("serial: URL must name a port, as in serial:/dev/ttyUSB0")
     baud = found.pop("baud", BAUD)
     if not 300 <= baud <= 12_000_000:
         raise ValueError(f"baud must be in 300..12000000, not {baud}")
-    link = UartLink(port, baud=baud)
+    link = UartLink(port, baud=baud, timeout=found.pop("timeout", _PATIENCE))
     try:
         return BridgeDevice(link, **found)
     except BaseException:

@@ -34,6 +34,17 @@ def megahertz(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """A time above 0 in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e5:
+        raise ValueError("a time in seconds")
+    return value
+
+
 def split_url(
     scheme: str,
     rest: str,

@@ -176,6 +176,7 @@ def test_serial_without_port_or_pyserial(monkeypatch):
         ("serial:x?speed=3", r"^option of a serial: URL must be one of baud, .*not 'speed=3'$"),
         ("serial:x?baud", r"have a value, as in serial:x\?baud=\.\.\., not 'baud'$"),
         ("serial:x?baud=fast", r"^option baud of a serial: URL must be a number .*not 'fast'$"),
+        ("serial:x?timeout=0", r"^option timeout of a serial: URL must be a time .*not '0'$"),
         ("serial:x?baud=5", r"^baud must be in 300\.\.12000000, not 5$"),
         ("serial:x?check=1", r"^option check of a serial: URL must be on or off, not '1'$"),
         ("litex:h?clock=0", r"^option clock of a litex: URL must be a frequency in MHz, not '0'$"),
