@@ -15,7 +15,7 @@ from pathlib import Path
 
 from litedram.core.controller import LiteDRAMController
 from litedram.core.crossbar import LiteDRAMCrossbar
-from litedram.frontend.axi import LiteDRAMAXI2Native
+from litedram.frontend.axi import LiteDRAMAXI2NativeR, LiteDRAMAXI2NativeW
 from litedram.frontend.wishbone import LiteDRAMWishbone2Native
 from litedram.modules import IS42S16160
 from litedram.phy import HalfRateGENSDRPHY
@@ -23,7 +23,7 @@ from litex.build.io import DDROutput
 from litex.gen import LiteXModule
 from litex.soc.cores.clock import ECP5PLL
 from litex.soc.cores.uart import RS232PHY, UARTBone
-from litex.soc.interconnect import axi, wishbone
+from litex.soc.interconnect import axi, stream, wishbone
 from litex_boards.platforms import radiona_ulx3s
 from migen import (
     ClockDomain,
@@ -45,8 +45,8 @@ MEMORY, REGISTERS = 0x4000_0000, 0x8000_0000
 #: Of the bus. SDRAM runs at twice this, the fastest at which all chips that were soldered to ULX3S
 #: boards have a CAS latency of 2.
 SYS_HZ = 50_000_000
-#: Beats that the accelerator may have asked for and not yet received.
-READS = 32
+#: Beats that may be under way to the accelerator, and that are collected from it.
+READS, WRITES = 32, 16
 
 _ADDRESS = ("valid", "addr", "len", "size", "burst", "id")
 
@@ -59,10 +59,11 @@ class Ulx3s(LiteXModule):
         # The smallest chip; the others have more columns, which stay unused.
         chip = IS42S16160(SYS_HZ, "1:2")
         self.phy = HalfRateGENSDRPHY(platform.request("sdram"), SYS_HZ)
+        self.start = SdramStart(self.phy, chip.timing_settings)
         self.controller = LiteDRAMController(
-            self.phy.settings, chip.geom_settings, chip.timing_settings, SYS_HZ
+            self.start.settings, chip.geom_settings, chip.timing_settings, SYS_HZ
         )
-        self.start = SdramStart(self.phy, self.controller.dfi, chip.timing_settings)
+        self.comb += self.controller.dfi.connect(self.start.dfi)
         self.crossbar = LiteDRAMCrossbar(self.controller.interface)
         # The controller works from the beginning, but nobody hears it before the start is over.
         self.comb += clocks.core_reset.eq(~self.start.done)
@@ -93,14 +94,7 @@ class Ulx3s(LiteXModule):
         bus = axi.AXIInterface(
             data_width=bus_bits, address_width=32, id_width=1, clock_domain="core"
         )
-        self.core_memory = ClockDomainsRenamer("core")(
-            LiteDRAMAXI2Native(
-                bus,
-                self.crossbar.get_port(data_width=bus_bits, clock_domain="core"),
-                r_buffer_depth=READS,
-                base_address=MEMORY,
-            )
-        )
+        self.core_memory = _CoreMemory(bus, self.crossbar, bus_bits)
         self.specials += Instance("hiddenfold", **_ports(bus, core_registers))
         # Low, it would let the ESP32 take the FPGA over.
         self.comb += platform.request("wifi_gpio0").eq(1)
@@ -132,6 +126,41 @@ class _Clocks(LiteXModule):
             self.cd_core, ~self.core_pll.locked | self.core_reset
         )
         self.specials += DDROutput(1, 0, platform.request("sdram_clock"), ClockSignal("sys2x_ps"))
+
+
+class _CoreMemory(LiteXModule):
+    """The accelerator's two ways to the memory controller, which share nothing.
+
+    Reads change to the clock of the bus behind LiteDRAM's converter, where words are narrow, so
+    they get all of the memory's bandwidth. For writes that would be wrong: LiteDRAM counts on it
+    that the controller takes no data before their command, and FIFOs between the clocks do.
+    """
+
+    def __init__(self, bus: axi.AXIInterface, crossbar: LiteDRAMCrossbar, bus_bits: int):
+        near = axi.AXIInterface(
+            data_width=bus_bits, address_width=32, id_width=1, clock_domain="core"
+        )
+        # Registers in both directions: neither end waits for the other's logic.
+        for begin, end in ((bus.ar, near.ar), (near.r, bus.r)):
+            between = stream.Buffer(begin.description, pipe_ready=True)
+            self._join(begin, ClockDomainsRenamer("core")(between), end)
+        port = crossbar.get_port("read", data_width=bus_bits, clock_domain="core")
+        self.reads = ClockDomainsRenamer("core")(LiteDRAMAXI2NativeR(near, port, READS, MEMORY))
+
+        far = axi.AXIInterface(data_width=bus_bits, address_width=32, id_width=1)
+        for begin, end, clocks in (
+            (bus.aw, far.aw, ("core", "sys")),
+            (bus.w, far.w, ("core", "sys")),
+            (far.b, bus.b, ("sys", "core")),
+        ):
+            self._join(begin, stream.ClockDomainCrossing(begin.description, *clocks), end)
+        port = crossbar.get_port("write", data_width=bus_bits)
+        self.writes = LiteDRAMAXI2NativeW(far, port, WRITES, MEMORY)
+        self.comb += [self.reads.cmd_grant.eq(1), self.writes.cmd_grant.eq(1)]
+
+    def _join(self, begin, between, end) -> None:
+        self.submodules += between
+        self.comb += [begin.connect(between.sink), between.source.connect(end)]
 
 
 def _ports(bus: axi.AXIInterface, registers: axi.AXILiteInterface) -> dict:
