@@ -309,4 +309,6 @@ def _cycles(group: Group, target: Target) -> float:
                 writes += pixels * words * beats
     if stripes == 1 or group.copies == SINGLE:
         return work + reads + writes + stripes * _INSTRUCTION
-    return max(work, reads, writes) + (work + reads + writes) / stripes + stripes * _INSTRUCTION
+    # Of all but the slowest, one stripe's part shows.
+    slowest = max(work, reads, writes)
+    return slowest + (work + reads + writes - slowest) / stripes + stripes * _INSTRUCTION
