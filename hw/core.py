@@ -98,6 +98,7 @@ class Accelerator(wiring.Component):
             "tile_stall",
             "drain_stall",
             "bus_stall",
+            "transfer_stall",
         ):
             m.d.comb += getattr(control, name).eq(getattr(engine, name))
         m.d.comb += [

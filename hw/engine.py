@@ -40,7 +40,7 @@ class Engine(wiring.Component):
         No bus transaction is unfinished; with ``flush``, all output is written.
     finished, images_done, pc, error
         State of the sequencer; first error code of any part, 0 while all is well.
-    read_beat, write_beat, bus_stall, array_cycle, tile_stall, drain_stall
+    read_beat, write_beat, bus_stall, array_cycle, tile_stall, drain_stall, transfer_stall
         Events for the counters.
     m_axi_*
         AXI4 master.
@@ -142,6 +142,7 @@ class Engine(wiring.Component):
                 "array_cycle": Out(1),
                 "tile_stall": Out(1),
                 "drain_stall": Out(1),
+                "transfer_stall": Out(1),
                 **self._m_axi,
             }
         )
@@ -353,5 +354,6 @@ class Engine(wiring.Component):
             self.array_cycle.eq(conv.array_cycle),
             self.tile_stall.eq(conv.tile_stall),
             self.drain_stall.eq(conv.drain_stall),
+            self.transfer_stall.eq(sequencer.transfer_stall),
         ]
         return m

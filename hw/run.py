@@ -24,7 +24,7 @@ class RunControl(wiring.Component):
     busy, done, fail, code, fail_pc
         To the registers. ``fail`` comes at once with the first error, ``done`` and the end of
         ``busy`` when the bus is quiet and the counters have settled.
-    read_beat, write_beat, array_cycle, tile_stall, drain_stall, bus_stall
+    read_beat, write_beat, array_cycle, tile_stall, drain_stall, bus_stall, transfer_stall
         Events of a cycle.
     counter, counter_read, counter_value
         One of ``COUNTERS``, which a start clears; see :class:`hiddenfold.hw.counters.Counters`.
@@ -38,6 +38,7 @@ class RunControl(wiring.Component):
         "tile_stalls",
         "drain_stalls",
         "bus_stalls",
+        "transfer_stalls",
     )
 
     def __init__(self, *, bus_bits: int):
@@ -66,6 +67,7 @@ class RunControl(wiring.Component):
                 "tile_stall": In(1),
                 "drain_stall": In(1),
                 "bus_stall": In(1),
+                "transfer_stall": In(1),
                 "counter": In(range(len(self.COUNTERS))),
                 "counter_read": In(1),
                 "counter_value": Out(64),
@@ -141,6 +143,7 @@ class RunControl(wiring.Component):
             "tile_stalls": (self.tile_stall, 0),
             "drain_stalls": (self.drain_stall, 0),
             "bus_stalls": (self.bus_stall, 0),
+            "transfer_stalls": (self.transfer_stall, 0),
         }
         shifts = tuple(events[name][1] for name in self.COUNTERS)
         m.submodules.counters = counters = Counters(shifts=shifts)

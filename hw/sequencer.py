@@ -262,6 +262,8 @@ class Sequencer(wiring.Component):
         The instruction in execution, and a start and a done pulse per unit (``UNIT_OPCODES``).
     load_valid, load_ready, loads, save_valid, save_ready, saves
         A transfer in ``instruction`` is begun; how many of its kind are unfinished.
+    transfer_stall
+        The instruction waits for transfers, or as one of them for room.
     scratch_size
         Register SCRATCH_SIZE.
     upcoming, upcoming_valid, upcoming_pc
@@ -304,6 +306,7 @@ class Sequencer(wiring.Component):
                 "save_valid": Out(1),
                 "save_ready": In(1),
                 "saves": In(2),
+                "transfer_stall": Out(1),
                 "scratch_size": In(32),
                 "affine_address": Out(32),
                 "image_address": Out(32),
@@ -382,7 +385,9 @@ class Sequencer(wiring.Component):
                     fail(Error.FIELD)
                 with m.Elif(check.window_error):
                     fail(Error.WINDOW)
-                with m.Elif(~waiting):
+                with m.Elif(waiting):
+                    m.d.comb += self.transfer_stall.eq(1)
+                with m.Else():
                     self._execute(m, i, fetcher, fail, next_pc, begun, loop_start, loop_left)
             with m.State("UNIT"):
                 m.d.comb += self.upcoming_valid.eq(
@@ -452,7 +457,7 @@ class Sequencer(wiring.Component):
                 (Opcode.SAVE, self.save_valid, self.save_ready),
             ):
                 with m.Case(opcode):
-                    m.d.comb += valid.eq(1)
+                    m.d.comb += [valid.eq(1), self.transfer_stall.eq(~ready)]
                     with m.If(ready):
                         m.d.comb += fetcher.start.eq(1)
                         m.next = "FETCH"

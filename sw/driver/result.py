@@ -12,6 +12,7 @@ COUNTERS = {
     "TILE_STALLS": "tile_stalls",
     "DRAIN_STALLS": "drain_stalls",
     "BUS_STALLS": "bus_stalls",
+    "TRANSFER_STALLS": "transfer_stalls",
     "READ_BYTES": "bytes_read",
     "WRITE_BYTES": "bytes_written",
 }
@@ -37,9 +38,9 @@ class RunResult:
     ----------
     logits
         int32 [N, classes].
-    cycles, array_cycles, tile_stalls, drain_stalls, bus_stalls, bytes_read, bytes_written
-        The accelerator's counters (docs/spec.md section 8), the sum over all images that it worked
-        on.
+    cycles, array_cycles, tile_stalls, drain_stalls, bus_stalls, transfer_stalls, bytes_read
+        These and ``bytes_written`` are the accelerator's counters (docs/spec.md section 8), the sum
+        over all images that it worked on.
     processed
         Number of these: N and what filled up the last batch.
     seconds
@@ -54,6 +55,7 @@ class RunResult:
     tile_stalls: int
     drain_stalls: int
     bus_stalls: int
+    transfer_stalls: int
     bytes_read: int
     bytes_written: int
     processed: int
