@@ -32,6 +32,7 @@ PROOFS = [
     ("jump-ahead = serial steps", jump.harness, 1, 1),
     ("signature of two words a cycle", generator.harness_signature, 2, 3),
     ("expansion of partly frozen masks", expand.harness, 1, 1),
+    ("expansion of a row of 64 lanes", expand.harness_row, 1, 1),
     ("stream FIFO", streams.harness_fifo, 4, 12),
     ("short queue", streams.harness_queue, 2, 8),
     ("splitter", streams.harness_splitter, 2, 8),
