@@ -22,7 +22,7 @@ from hiddenfold.gen.tiling import Stripe
 from hiddenfold.hw import isa
 from hiddenfold.hw.isa import Opcode
 from hiddenfold.sw.operations import Classifier, MaxPool, Unfold
-from hiddenfold.sw.shapes import Shape
+from hiddenfold.sw.shapes import Execution, Shape
 
 __all__ = ["Action", "Region", "actions"]
 
@@ -67,6 +67,12 @@ class Action:
     last: bool = True
     images: range = range(1)
     fences: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def execution(self) -> Execution:
+        """That of its node, which it must have."""
+        assert self.node is not None, "an instruction on an operation has a node"
+        return self.node.execution
 
 
 def actions(graph: Graph, plan: Schedule | Layout, target: Target, trace: bool) -> list[Action]:
@@ -171,8 +177,8 @@ class _Writer:
             return 0
         return self._layout.addresses[variable] + first * self.row_words(shape)
 
-    def _add(self, opcode: Opcode, **fields: int) -> None:
-        self.actions.append(Action(opcode=opcode, turn=self._turn, **fields))
+    def _add(self, opcode: Opcode, count: int = 0) -> None:
+        self.actions.append(Action(opcode=opcode, turn=self._turn, count=count))
 
     def _transfer(
         self, opcode: Opcode, variable: int, shape: Shape, rows: tuple[int, int], address: int

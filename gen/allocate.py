@@ -38,6 +38,11 @@ class Step:
     work: int | None = None
 
     @property
+    def written(self) -> set[int]:
+        """The variable that is written, if any."""
+        return set() if self.dst is None else {self.dst}
+
+    @property
     def read(self) -> set[int]:
         """All variables that are read."""
         return {v for v in (self.src, self.res, *self.more) if v is not None}
@@ -56,7 +61,7 @@ def interference(steps: Sequence[Step], in_place: int | None = None) -> dict[int
             kept = read - {step.res} if index == in_place else read
             _connect(edges, step.dst, live | kept)
         if step.work is not None:
-            _connect(edges, step.work, live | read | ({step.dst} - {None}))
+            _connect(edges, step.work, live | read | step.written)
     return edges
 
 
@@ -92,8 +97,7 @@ def live_out(steps: Sequence[Step]) -> list[set[int]]:
 def live_during(steps: Sequence[Step]) -> list[set[int]]:
     """Variables that are in memory while each step runs."""
     return [
-        live | step.read | ({step.dst} - {None})
-        for step, live in zip(steps, live_out(steps), strict=True)
+        live | step.read | step.written for step, live in zip(steps, live_out(steps), strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ from hiddenfold.gen.tiling import Stripe
 from hiddenfold.hw import lfsr
 from hiddenfold.hw.isa import Opcode
 from hiddenfold.sw.instructions import encode
-from hiddenfold.sw.operations import Classifier, Conv, Unfold
+from hiddenfold.sw.operations import Classifier, Conv, MaxPool, Unfold
 
 __all__ = ["Code"]
 
@@ -84,6 +84,7 @@ class Code:
         if action.opcode == Opcode.POOL:
             # A maximum over windows of one pixel copies a tensor.
             return fields
+        assert not isinstance(op, MaxPool), "a pool has no weights"
         return fields | self._weight_fields(action, node, stripe, op)
 
     def _weight_fields(

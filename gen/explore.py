@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
+from typing import Any
 
 from hiddenfold.gen import area
 from hiddenfold.gen.compile import compile_model
@@ -41,6 +42,11 @@ class Point:
     bytes_per_second: float | None = None
     refused: str | None = None
 
+    @property
+    def speed(self) -> float:
+        """Frames a second, 0 where the target cannot run the model."""
+        return self.frames_per_second or 0.0
+
 
 def variants(target: Target, changes: Mapping[str, Sequence[int]]) -> Iterator[Target]:
     """The target with each combination of other values of its parameters.
@@ -53,7 +59,8 @@ def variants(target: Target, changes: Mapping[str, Sequence[int]]) -> Iterator[T
     for values in product(*changes.values()):
         chosen = dict(zip(changes, values, strict=True))
         suffix = "".join(f".{key}-{value}" for key, value in chosen.items())
-        yield replace(target, name=target.name + suffix, **chosen)
+        changed: dict[str, Any] = {"name": target.name + suffix, **chosen}
+        yield replace(target, **changed)
 
 
 def explore(
@@ -100,8 +107,8 @@ def front(points: Sequence[Point], cost: str) -> list[Point]:
     """The points that no other beats in frames per second at the same or less `cost`, a field."""
     best: list[Point] = []
     able = [point for point in points if point.frames_per_second is not None]
-    for point in sorted(able, key=lambda p: (getattr(p, cost), -p.frames_per_second)):
-        if not best or point.frames_per_second > best[-1].frames_per_second:
+    for point in sorted(able, key=lambda p: (getattr(p, cost), -p.speed)):
+        if not best or point.speed > best[-1].speed:
             best.append(point)
     return best
 

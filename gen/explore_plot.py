@@ -23,7 +23,7 @@ def plot(points: Sequence[Point], title: str) -> str:
 
     A colour for each batch. Points of targets that cannot run the model are left out.
     """
-    able = [point for point in points if point.frames_per_second is not None]
+    able = [point for point in points if point.speed is not None]
     batches = sorted({point.batch for point in able})
     colours = {batch: _COLOURS[i % len(_COLOURS)] for i, batch in enumerate(batches)}
     panels = (*_PANELS, _TRAFFIC)
@@ -49,7 +49,7 @@ def _panel(points: Sequence[Point], key: str, label: str, colours: dict[int, str
     """Axes, the line of the best and all points."""
     right, bottom = _WIDTH - 16, _HEIGHT - _BOTTOM
     x_of = _Scale([getattr(point, key) for point in points], _LEFT, right)
-    y_of = _Scale([point.frames_per_second for point in points], bottom, _TOP)
+    y_of = _Scale([point.speed for point in points], bottom, _TOP)
     parts = [f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="#1b2430"/>']
     for value in x_of.ticks:
         parts.append(
@@ -63,7 +63,7 @@ def _panel(points: Sequence[Point], key: str, label: str, colours: dict[int, str
     parts.append(f'<text x="{middle}" y="{bottom + 32}" text-anchor="middle">{label}</text>')
     parts.append(f'<text x="{_LEFT}" y="{_TOP - 8}">frames a second</text>')
     best = front(points, key)
-    places = [(x_of(getattr(point, key)), y_of(point.frames_per_second)) for point in best]
+    places = [(x_of(getattr(point, key)), y_of(point.speed)) for point in best]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     parts.append(f'<polyline points="{line}" fill="none" stroke="#98a5b3"/>')
     for point, (x, y) in zip(best, places, strict=True):
@@ -72,8 +72,8 @@ def _panel(points: Sequence[Point], key: str, label: str, colours: dict[int, str
             f"{escape(point.target)}</text>"
         )
     for point in points:
-        x, y = x_of(getattr(point, key)), y_of(point.frames_per_second)
-        text = f"{point.target}, batch {point.batch}: {point.frames_per_second:.1f} frames a second"
+        x, y = x_of(getattr(point, key)), y_of(point.speed)
+        text = f"{point.target}, batch {point.batch}: {point.speed:.1f} frames a second"
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colours[point.batch]}">'
             f"<title>{escape(text)}</title></circle>"

@@ -27,7 +27,8 @@ def cache_places(program: Sequence[Action], masks: MaskStreams, target: Target) 
     for body, times in _scopes(program):
         candidates = []
         for name, convs in body.items():
-            execution = convs[0].node.execution
+            execution = convs[0].execution
+            assert execution.stream is not None, "a convolution has weights"
             size = masks.bytes(execution.stream)
             tiles = sum(
                 len(ConvPlan.make(execution, target, len(conv.images), conv.stripe).tiles)

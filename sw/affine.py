@@ -69,7 +69,7 @@ class Affine:
         b, f = _mantissas(self.bias, _BIAS_BITS, _MAX_BIAS_SHIFT)
         top = (1 << (_BIAS_BITS - 1)) - 1
         f = f.max(initial=0)
-        b = np.minimum(_rounded(self.bias, f), top)
+        b = np.minimum(_rounded(self.bias.astype(np.int64), f), top)
         return replace(self, multiplier=(m << e).astype(np.int16), bias=(b << f).astype(np.int32))
 
     @staticmethod

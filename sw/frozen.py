@@ -90,8 +90,8 @@ def stored_bits(seed_state: int, stream: int, shape: WeightShape, m: int) -> int
 
 def pattern(seed_state: int, stream: int, shape: WeightShape, m: int) -> Pattern:
     """What is free and what is frozen in the mask of a stream; with m = 8 all of it is free."""
-    exists = np.zeros((1, shape.in_channels, shape.kernel, shape.kernel), dtype=bool)
-    exists = signs.pack(~exists).reshape(1, *shape.words[1:])
+    channels = np.ones((1, shape.in_channels, shape.kernel, shape.kernel), dtype=bool)
+    exists = signs.pack(channels).reshape(1, *shape.words[1:])
     size = *shape.words[:2], 8 * shape.words[2]
     if m == 8:
         free = np.broadcast_to(exists, shape.words)
@@ -100,7 +100,7 @@ def pattern(seed_state: int, stream: int, shape: WeightShape, m: int) -> Pattern
     count = shape.words[1] * shape.words[2]
     sign = signs.sign_words(state, shape.out_channels, count, word_stride(m))
     freeze = signs.leap(sign).reshape(shape.words)
-    rotation = (_bytes(sign.reshape(shape.words)) ^ _bytes(freeze)) & 7
+    rotation = (_bytes(sign.reshape(shape.words)) ^ _bytes(freeze)) & np.uint8(7)
     free = _words(_FREE[m][rotation])
     return Pattern(m, free & exists, freeze & ~free & exists, rotation)
 

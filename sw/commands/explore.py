@@ -105,7 +105,7 @@ def explore(args: argparse.Namespace) -> Outcome:
             f"{point.cycles:,}",
             f"{point.utilization:.2f}",
             f"{point.frames_per_second:.1f}",
-            f"{format_bytes(round(point.bytes_per_second))}/s",
+            f"{format_bytes(round(point.bytes_per_second or 0))}/s",
         ]
         for point in points
         if point.refused is None
