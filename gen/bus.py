@@ -50,8 +50,9 @@ class _Burst(NamedTuple):
 class Port:
     """One requester. Beats are numbered through the whole run."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, interval: int) -> None:
         self._depth = depth
+        self._interval = interval
         self._longest = min(_BURST, depth)
         #: Cycle from which on it is asked for, beats, and how many such commands follow.
         self._commands: deque[list[int]] = deque()
@@ -108,21 +109,23 @@ class Port:
         """Let the beats below number `beats` be taken, as far as they have been asked for."""
         while self.follow is not None and self._unfollowed and self._unfollowed[0][0] < beats:
             start, end, last = self._unfollowed.popleft()
-            self.take(end, self.follow(start, end, last))
+            taken = self.follow(start, end, last)
+            self.take(start + 1, taken - (end - start) * self._interval)
+            self.take(end, taken)
 
     def finish(self, bus: Bus, beats: int) -> None:
         """Let all beats below number `beats` come and be taken."""
         bus.arrival(bus.ports.index(self), beats - 1)
         self._follow(beats)
 
-    def begin(self, cycle: int, first: int, interval: int) -> int:
+    def begin(self, cycle: int, first: int) -> int:
         """The next burst begins; its first beat comes in cycle `first`. Returns its length."""
         beats = min(self._left, self._longest)
         self._left -= beats
         self._splitter = cycle + (_SPLIT if self._left else 1)
         self.bursts.append(_Burst(self.issued, self.issued + beats, first))
         if self.follow is not None:
-            last = first + (beats - 1) * interval
+            last = first + (beats - 1) * self._interval
             self._unfollowed.append((self.issued, self.issued + beats, last))
         self.issued += beats
         return beats
@@ -133,7 +136,7 @@ class Bus:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.ports = [Port(depth) for depth in _DEPTHS]
+        self.ports = [Port(depth, memory.interval) for depth in _DEPTHS]
         self._begun = -1
         self._free = 0
         self._ends: deque[int] = deque([-1] * _OUTSTANDING, maxlen=_OUTSTANDING)
@@ -174,7 +177,7 @@ class Bus:
             return False
         cycle, port = best
         first = max(cycle + _ADDRESS + self.memory.latency, self._free)
-        beats = port.begin(cycle, first, self.memory.interval)
+        beats = port.begin(cycle, first)
         last = first + (beats - 1) * self.memory.interval
         self._begun, self._free = cycle, last + self.memory.interval
         self._ends.append(last)

@@ -60,7 +60,8 @@ def image_end(
     port = bus.ports[IMAGE]
     beat = port.command(start + 1, beats, stripe.in_rows)
     made = stripe.rows * result.width * (words - 1) / (stripe.in_rows + kernel // 2)
-    row = width + kernel // 2 + made
+    # The reader goes through the padding of a row in memory pixel by pixel, too.
+    row = max(width + kernel // 2 + made, image_pitch(width) // 4)
     scanned = float(start + 1)
     for _ in range(stripe.in_rows):
         # The FIFO may hold less than a row.

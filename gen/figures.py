@@ -11,7 +11,19 @@ from typing import Any
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Conv, Loop, MaxPool, Model, Unfold
 
-__all__ = ["Bar", "Block", "Point", "Roofline", "Stage", "memory_bars", "roofline", "si", "stages"]
+__all__ = [
+    "Bar",
+    "Block",
+    "LayerTime",
+    "Point",
+    "Roofline",
+    "Stage",
+    "layer_times",
+    "memory_bars",
+    "roofline",
+    "si",
+    "stages",
+]
 
 
 @dataclass(kw_only=True)
@@ -135,6 +147,65 @@ def memory_bars(summary: Mapping[str, Any]) -> list[Bar]:
     ]
 
 
+#: What a cycle of a layer can be, as the counters tell; the rest is none of them.
+_PARTS = {
+    "array": "array_cycles",
+    "masks": "tile_stalls",
+    "drain": "drain_stalls",
+    "transfers": "transfer_stalls",
+}
+
+
+@dataclass(kw_only=True)
+class LayerTime:
+    """Cycles of all executions of a layer: `parts` has those of each kind, which add up.
+
+    `macs` and `ideal` are its multiply-accumulates and their cycles, `read` the bytes of its masks
+    and constants.
+    """
+
+    name: str
+    runs: int = 0
+    cycles: float = 0
+    macs: int = 0
+    ideal: float = 0
+    read: float = 0
+    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys([*_PARTS, "rest"], 0.0))
+
+    @property
+    def largest_loss(self) -> str:
+        """The kind of most cycles in which the array did not work."""
+        return max((name for name in self.parts if name != "array"), key=self.parts.__getitem__)
+
+
+def layer_times(
+    executions: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, float]] | None = None
+) -> list[LayerTime]:
+    """Where the cycles of each layer go, the executions of a layer together.
+
+    `measured` are the counters of each execution (`hiddenfold.sw.driver.profile`), for one image;
+    without them the compiler's predictions are taken.
+    """
+    found: dict[str, LayerTime] = {}
+    for number, execution in enumerate(executions):
+        time = found.setdefault(execution["name"], LayerTime(name=execution["name"]))
+
+        known = {key.removeprefix("predicted_"): value for key, value in execution.items()}
+        if measured is not None:
+            known |= measured[number]
+        cycles = known["cycles"]
+        parts = {name: known[counter] for name, counter in _PARTS.items()}
+        parts["rest"] = max(0, cycles - sum(parts.values()))
+        time.runs += 1
+        time.cycles += cycles
+        time.macs += execution["macs"]
+        time.ideal += execution["ideal_cycles"]
+        time.read += execution["mask_bytes"] + execution["affine_bytes"]
+        for name, value in parts.items():
+            time.parts[name] += value
+    return list(found.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """A layer in the roofline figure."""
@@ -158,7 +229,7 @@ class Roofline:
     peak: float
 
 
-def roofline(executions: Sequence[Mapping[str, Any]], target: Target) -> Roofline:
+def roofline(times: Sequence[LayerTime], target: Target) -> Roofline:
     """Where each layer stands against the array's rate and the memory port's.
 
     The rate of the array is ``target.macs_per_cycle``; skipped padding lifts points above it.
@@ -166,16 +237,11 @@ def roofline(executions: Sequence[Mapping[str, Any]], target: Target) -> Rooflin
     left, right, top, bottom = 46.0, 456.0, 12.0, 262.0
     bytes_per_cycle = target.bus_bits / 8
     peak = float(target.macs_per_cycle)
-    names: dict[str, list[Mapping[str, Any]]] = {}
-    for execution in executions:
-        if execution["macs"] and execution["predicted_cycles"]:
-            names.setdefault(execution["name"], []).append(execution)
-    measured = []
-    for name, runs in names.items():
-        macs = sum(run["macs"] for run in runs)
-        read = sum(run["mask_bytes"] + run["affine_bytes"] for run in runs)
-        cycles = sum(run["predicted_cycles"] for run in runs)
-        measured.append((macs / max(read, 1), macs / cycles, name, len(runs)))
+    measured = [
+        (time.macs / max(time.read, 1), time.macs / time.cycles, time.name, time.runs)
+        for time in times
+        if time.macs and time.cycles
+    ]
     xs = [peak / bytes_per_cycle, *(point[0] for point in measured)]
     ys = [peak, *(point[1] for point in measured)]
     x_low, x_high = _decades(xs)

@@ -189,6 +189,7 @@ class _Masks:
         self._begin = conv.start + 1 + cache
         self._base = conv.first_beat
         self._tile = 0  # tiles taken from the bus
+        conv.bus.ports[MASKS].take(conv.first_beat, conv.start)
 
     def part(self, kept: bool) -> None:
         """Go to a block's next pixel tile."""

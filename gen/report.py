@@ -13,12 +13,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.gen.figures import Roofline, Stage, memory_bars, roofline, si, stages
+from hiddenfold.gen.figures import (
+    LayerTime,
+    Roofline,
+    Stage,
+    layer_times,
+    memory_bars,
+    roofline,
+    si,
+    stages,
+)
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.program import Program
 
 __all__ = ["Check", "Sample", "render", "write"]
+
+
+#: What a cycle can be: its name in `LayerTime.parts`, a colour of the page, words.
+_CYCLE_PARTS = (
+    ("array", "fold", "array works"),
+    ("masks", "warm", "waits for masks"),
+    ("drain", "third", "waits for sums"),
+    ("transfers", "fourth", "waits for transfers"),
+    ("rest", "plain", "other"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +110,14 @@ def render(
     *,
     samples: Sequence[Sample] = (),
     checks: Sequence[Check] = (),
+    counters: Sequence[Mapping[str, float]] | None = None,
     version: str = "",
 ) -> str:
     """The page as HTML text.
 
     ``program`` is ``model`` compiled for ``target``. Without ``checks`` the page says that nothing
-    was compared with the golden model.
+    was compared with the golden model. ``counters`` are those of each layer in a run; without them
+    the page has the compiler's predictions, and says so.
     """
     import jinja2
 
@@ -112,8 +133,14 @@ def render(
     layers = _layers(program.layers)
     cycles = [sample.cycles for sample in samples if sample.cycles]
     measured = sum(cycles) / len(cycles) if cycles else None
+    times = layer_times(program.layers, counters)
+    total = LayerTime(name="all layers")
+    for time in times:
+        total.cycles += time.cycles
+        for name, value in time.parts.items():
+            total.parts[name] += value
     columns: list[Stage] = stages(model)
-    roof: Roofline = roofline(program.layers, target)
+    roof: Roofline = roofline(times, target)
     return environment.get_template("report.html").render(
         model=model,
         summary=summary,
@@ -122,6 +149,12 @@ def render(
         layers=layers,
         stages=columns,
         roof=roof,
+        times=times,
+        cycle_parts=_CYCLE_PARTS,
+        cycle_names={name: text for name, _, text in _CYCLE_PARTS},
+        longest=max(time.cycles for time in times),
+        total=total,
+        counted=counters is not None,
         memory=memory_bars(summary),
         samples=samples,
         checks=checks,

@@ -35,6 +35,8 @@ _DISPATCH = 4
 _AHEAD = 3
 #: Transfers of a kind that may be unfinished.
 _DEPTH = 3
+#: Opcodes of instructions that belong to the operation after them.
+_BEFORE = (Opcode.BEGIN, Opcode.LOOP, Opcode.LOAD)
 #: Cycles of a run from its last instruction on besides the beats of the last burst of output, and
 #: their number in a full one.
 _END = 12
@@ -47,6 +49,8 @@ _OUTPUT_FIFO = 32
 @dataclass
 class Spent:
     """Cycles and bytes of an execution of an operation; all of them count a whole batch.
+
+    The instructions between two operations belong to them too, so that the sum is the whole.
 
     `array`, `tile_stalls` and `drain_stalls` are those of the hardware's counters, `fences` the
     cycles in which transfers were waited for.
@@ -136,34 +140,48 @@ class _Machine:
         """Go through all instructions."""
         result = self._result
         start = self._dispatch(self._fetch(0), 1)
+        # What comes before an operation's instruction on behalf of it, and the last operation's.
+        before, last = Spent(cycles=start), Spent()
         for number, (iteration, action) in enumerate(steps):
             fetched = start
             start = self._fence(start, action)
             result.starts.append(start)
+            wait = Spent(cycles=start - fetched, fences=start - fetched)
             if action.opcode == Opcode.END:
+                last.add(wait)
                 break
             following = steps[number + 1]
             came = self._fetch(start)
             end, spent = self._execute(start, iteration, action, following, came)
             after = self._dispatch(came, end + 1)
-            if spent is not None and action.node is not None and not action.node.copy:
-                spent.fences = start - fetched
-                spent.cycles = after - fetched
-                key = action.node.execution.name, iteration
-                result.executions.setdefault(key, Spent()).add(spent)
+            spent.cycles += after - start
+            spent.add(wait)
             start = after
-        start = max(self._loads.below(1, start), self._saves.below(1, start))
+            if action.opcode in _BEFORE:
+                before.add(spent)
+            elif action.stripe is None or action.node is None or action.node.copy:
+                last.add(spent)
+            else:
+                key = action.node.execution.name, iteration
+                last = result.executions.setdefault(key, Spent())
+                last.add(before)
+                last.add(spent)
+                before = Spent()
         beats = -(-8 * result.bytes_written // self._target.bus_bits)
-        last = (beats - 1) % _OUTPUT_BURST + 1
-        result.cycles = start + _END + last * self._bus.memory.interval
+        tail = _END + ((beats - 1) % _OUTPUT_BURST + 1) * self._bus.memory.interval
+        last.cycles += tail
+        result.cycles = start + tail
         result.bytes_read += result.loaded
         result.bytes_written += result.saved
         return result
 
     def _fence(self, cycle: int, action: Action) -> int:
         """When the transfers that an instruction waits for have ended."""
+        limits = {Opcode.LOAD: (_DEPTH, 0), Opcode.SAVE: (0, _DEPTH), Opcode.END: (1, 1)}
+        loads, saves = limits.get(action.opcode, (0, 0))
         cycle = self._loads.below(action.fences.get("fence_loads", 0), cycle)
-        return self._saves.below(action.fences.get("fence_saves", 0), cycle)
+        cycle = self._saves.below(action.fences.get("fence_saves", 0), cycle)
+        return self._saves.below(saves, self._loads.below(loads, cycle))
 
     def _fetch(self, cycle: int) -> int:
         """Ask for an instruction; return the cycle in which it can be looked at."""
@@ -180,27 +198,25 @@ class _Machine:
 
     def _execute(
         self, start: int, iteration: int, action: Action, following: tuple[int, Action], came: int
-    ) -> tuple[int, Spent | None]:
-        """The cycle in which an instruction's unit is done, and what an operation takes."""
+    ) -> tuple[int, Spent]:
+        """The cycle in which an instruction's unit is done, and what it takes besides cycles."""
         result, target = self._result, self._target
         opcode, node = action.opcode, action.node
         size = action.count * target.lanes
         if opcode == Opcode.LOAD:
-            start = self._loads.below(_DEPTH, start)
             self._loads.begin(start, action.count)
             result.loaded += size
         elif opcode == Opcode.SAVE:
-            start = self._saves.below(_DEPTH, start)
             self._saves.begin(start, action.src, action.count)
             result.saved += size
         elif opcode == Opcode.STORE:
             result.bytes_written += size
             end = max(start + cost.store_cycles(action.count, target), self._store(start, size))
             self._ask_ahead(came, end, following)
-            return end, None
+            return end, Spent()
         elif node is not None and action.stripe is not None:
             return self._operation(start, iteration, action, node, action.stripe, following, came)
-        return start, None
+        return start, Spent()
 
     def _store(self, start: int, size: int) -> int:
         """When all but what is left in the FIFO has been sent of some bytes of output."""

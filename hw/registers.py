@@ -220,7 +220,8 @@ class Registers(wiring.Component):
         high_of = Signal.like(self.counter)
         high_valid = Signal()
         value = self.counter_value
-        # The counters lie next to each other, so their offsets tell their numbers.
+        # The counters lie next to each other, the last one a multiple of all further on, so their
+        # offsets tell their numbers.
         m.d.comb += self.counter.eq((index >> 1) - (_COUNTERS[0] >> 1))
         with m.If(read), m.Switch(index):
             for name, word in values.items():

@@ -43,7 +43,7 @@ REGISTERS = {
     "BUS_STALLS": Register(0x78, "RO", "cycles with a read outstanding and no data beat", True),
     "SCRATCH": Register(0x80, "RW", "address of the memory for spilled tensors, multiple of 64"),
     "SCRATCH_SIZE": Register(0x84, "RW", "bytes reserved for spilled tensors"),
-    "TRANSFER_STALLS": Register(0x88, "RO", "cycles that waited for loads and saves", True),
+    "TRANSFER_STALLS": Register(0xC0, "RO", "cycles that waited for loads and saves", True),
 }
 
 CONTROL_START = 1 << 0

@@ -42,6 +42,8 @@ class Classification:
     mismatches: int = 0
     first_mismatch: str | None = None
     executions: int = field(default=0)
+    #: Counters of each layer in the first batch, where the device is a simulator.
+    layers: list[dict[str, int]] | None = None
 
 
 MEASURES = (
@@ -107,13 +109,19 @@ def _measure(
     tick: Tick,
 ) -> Classification:
     """Run the images, ``batch`` at a time, so that each has its own counters."""
+    from hiddenfold.sw.driver.profile import profile
+
     accelerator.load(program)
     simulated = hasattr(accelerator.device, "advance")
+    layers: list[dict[str, int]] | None = None
     logits: list[NDArray[Any]] = []
     measures: list[dict[str, Any]] = []
     for first in range(0, len(images), batch):
         part = images[first : first + batch]
-        run = accelerator.run(part)
+        if simulated and first == 0 and len(part) == batch:
+            run, layers = profile(accelerator, part)
+        else:
+            run = accelerator.run(part)
         each = run.per_image()
         logits.extend(run.logits)
         measures.extend(
@@ -130,7 +138,10 @@ def _measure(
         )
         tick(len(part))
     return Classification(
-        logits=np.stack(logits).astype(np.int64), measures=measures, program=program
+        logits=np.stack(logits).astype(np.int64),
+        measures=measures,
+        program=program,
+        layers=layers,
     )
 
 

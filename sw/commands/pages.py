@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hiddenfold.sw.colour import bad, good
 from hiddenfold.sw.commands.classify import (
     Classification,
@@ -45,13 +47,19 @@ def register(commands: Any) -> None:
         report,
         "write an HTML page about a model on a target",
         example="hiddenfold report --target ulx3s-85f -o out/report",
-        detail="One self-contained file: folding, layers, roofline, memory, sample pictures.",
+        detail="One self-contained file: folding, layers, roofline, where the cycles go, memory, "
+        "sample pictures. Cycles are the compiler's predictions, unless --measure.",
     )
     parser.add_argument(
         "model", metavar="M.hfn", type=Path, nargs="?", help="default: the shipped model"
     )
     parser.add_argument(
         "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="run a picture on the simulated accelerator and show its counters, layer by layer",
     )
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
 
@@ -94,7 +102,16 @@ def report(args: argparse.Namespace) -> Outcome:
     samples = []
     if pictures:
         samples = _samples(model, pictures, classify_on_golden(model, read_images(pictures, model)))
-    html = render(model, program, target, samples=samples, version=installed_version())
+    counters = None
+    if args.measure:
+        # Cycles do not depend on what is in a picture.
+        images = np.full((1, *model.image, 3), 128, np.uint8)
+        if pictures:
+            images = read_images(pictures[:1], model)
+        counters = classify_on_device(model, target, f"rtl:{args.target}", images).layers
+    html = render(
+        model, program, target, samples=samples, counters=counters, version=installed_version()
+    )
     page = write(args.output, html)
     return Outcome({"page": str(page)}, f"wrote {page}")
 
@@ -128,6 +145,7 @@ def demo(args: argparse.Namespace) -> Outcome:
         target,
         samples=samples,
         checks=_checks(result, len(images)),
+        counters=result.layers,
         version=installed_version(),
     )
     page = write(args.output, html)

@@ -10,6 +10,7 @@ from hiddenfold.gen.bus import Memory
 from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.accelerator import Accelerator
+from hiddenfold.sw.driver.profile import MEASURED, profile
 from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
 
 TARGET = Target.load("sim-tiny")
@@ -40,9 +41,15 @@ def check(accelerator, model, seed, external, *, batch=1, **options):
     assert result.bytes_written == written
     error = abs(result.cycles - batch * program.predicted_cycles)
     assert error * 100 < result.cycles * CYCLE_ERROR
-    array = batch * sum(layer["predicted_array_cycles"] for layer in program.layers)
-    # Traced or not, copies of tensors apart, the array's work is known exactly.
-    assert result.array_cycles == pytest.approx(array)
+    total = {
+        name: batch * sum(layer[f"predicted_{name}"] for layer in program.layers)
+        for name in ("cycles", "array_cycles", "tile_stalls", "drain_stalls", "transfer_stalls")
+    }
+    assert total["cycles"] == pytest.approx(batch * program.predicted_cycles, abs=batch)
+    assert result.array_cycles == pytest.approx(total["array_cycles"])
+    for name in ("tile_stalls", "drain_stalls", "transfer_stalls"):
+        wrong = abs(getattr(result, name) - total[name])
+        assert wrong * 100 < result.cycles * CYCLE_ERROR
     return program
 
 
@@ -69,3 +76,31 @@ def test_networks_on_chip(accelerator, seed, batch, external):
 def test_traced_networks(accelerator, seed, batch, memory):
     model = random_model(seed, Limits.of(TARGET, max_macs=300_000, frozen=True))
     check(accelerator, model, seed, MEMORIES[memory], batch=batch, trace=True)
+
+
+@pytest.mark.parametrize("seed", (204, 19))
+def test_counters_of_layers(accelerator, seed):
+    """Each layer's counters, as they are sampled in a run, are those that were predicted."""
+    big = replace(TARGET, act_bank_words=1 << 14)
+    model = random_model(seed, Limits.of(big, max_macs=300_000))
+    program = compile_model(model, TARGET, act_words=256 if seed == 19 else None)
+    assert bool(program.predicted_bytes_spilled) == (seed == 19)
+    accelerator.device.configure()
+    accelerator.load(program)
+    run, layers = profile(
+        accelerator, random_image(np.random.default_rng(seed), *model.image)[None]
+    )
+    for name in MEASURED:
+        assert sum(layer[name] for layer in layers) == getattr(run, name)
+    for layer, expected in zip(layers, program.layers, strict=True):
+        for name in MEASURED:
+            wrong = abs(layer[name] - expected[f"predicted_{name}"])
+            # Few cycles of an instruction depend on when its first masks come.
+            assert wrong <= 16 * len(expected["pcs"]) + layer["cycles"] * CYCLE_ERROR / 100
+
+
+def test_a_profile_is_of_one_batch(accelerator):
+    model = random_model(200, Limits.of(TARGET, max_macs=300_000))
+    accelerator.load(compile_model(model, TARGET, batch=2))
+    with pytest.raises(ValueError, match="one batch, not 1 images"):
+        profile(accelerator, np.zeros((1, *model.image, 3), np.uint8))
