@@ -23,7 +23,7 @@ def plot(points: Sequence[Point], title: str) -> str:
 
     A colour for each batch. Points of targets that cannot run the model are left out.
     """
-    able = [point for point in points if point.speed is not None]
+    able = [point for point in points if point.frames_per_second is not None]
     batches = sorted({point.batch for point in able})
     colours = {batch: _COLOURS[i % len(_COLOURS)] for i, batch in enumerate(batches)}
     panels = (*_PANELS, _TRAFFIC)
