@@ -15,7 +15,7 @@ import tempfile
 import tty
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from hiddenfold.gen.target import Target
 from hiddenfold.gen.tools import find_compiler, find_verilator, run_tool
 from hiddenfold.sw.driver.bridge import MEMORY_SIZE
 from hiddenfold.sw.driver.cache import cached, digest
+from hiddenfold.sw.driver.device import Device
 from hiddenfold.sw.driver.resident import Resident
 from hiddenfold.sw.driver.simulator import Log, target_verilog
 from hiddenfold.sw.model import Model
@@ -63,7 +64,7 @@ def board_program(target: Target, optimise: str, log: Log) -> Path:
     def make(folder: Path) -> None:
         log("compiling the simulator of the board (once)")
         options = ["--clock-mhz", "100", "--baud", str(SYS_HZ / BIT)]
-        options += ["--bus-bits", str(target.bus_bits), "-o", folder / "top"]
+        options += ["--bus-bits", str(target.bus_bits), "-o", str(folder / "top")]
         run_tool([sys.executable, "-m", DESIGN, *options])
         files = [core, folder / "top" / "top.v", *sources]
         flags = ["-MAKEFLAGS", f"OPT_FAST={optimise} OPT_SLOW=-O0 OPT_GLOBAL=-O1"]
@@ -161,7 +162,7 @@ class _Memory:
 def loaded(program: Program) -> dict[int, bytes]:
     """Contents of a memory into which the driver has loaded a program."""
     memory = _Memory()
-    Resident(memory).add(program.memory, 0, program.model, None)
+    Resident(cast(Device, memory)).add(program.memory, 0, program.model, None)
     return memory.pieces
 
 
