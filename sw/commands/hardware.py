@@ -27,7 +27,8 @@ def register(commands: Any) -> None:
         generate,
         "write the Verilog of a target",
         example="hiddenfold generate --target ulx3s-85f -o build/ulx3s",
-        detail="With it come the register map (JSON, C header, Markdown) and a manifest.",
+        detail="With it come the register map (JSON, C header, Markdown), a driver in C and a "
+        "manifest.",
     )
     parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
@@ -36,6 +37,22 @@ def register(commands: Any) -> None:
         action="store_true",
         help="no vendor cells in the array: larger, for simulation and for other families",
     )
+    parser.add_argument(
+        "--flash",
+        action="store_true",
+        help="also hiddenfold_flash.v: with a UART and a serial flash, for a board without DRAM",
+    )
+
+    parser = add_command(
+        commands,
+        "flash",
+        flash,
+        "write programs as the contents of a board's flash",
+        example="hiddenfold flash net.hfp -o flash.bin",
+        detail="For boards without DRAM (generate --flash): write it to the flash from 2 MiB on.",
+    )
+    parser.add_argument("programs", metavar="P.hfp", type=Path, nargs="+")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True)
 
     parser = add_command(
         commands,
@@ -120,13 +137,35 @@ def generate(args: argparse.Namespace) -> Outcome:
     from hiddenfold.gen.target import Target
 
     target = Target.load(args.target)
-    manifest = emit(target, args.output, portable=args.portable)
+    manifest = emit(target, args.output, portable=args.portable, flash=args.flash)
     data = {key: manifest[key] for key in GENERATE_FIELDS}
     text = (
         f"{target.name}: {target.rows} rows x {target.lanes} lanes x {target.planes} planes, "
         f"{target.macs_per_cycle:g} 8-bit multiply-accumulates a cycle\nwrote {data['verilog']}"
     )
     return Outcome(data, text)
+
+
+def flash(args: argparse.Namespace) -> Outcome:
+    """Run ``hiddenfold flash``."""
+    from hiddenfold.sw.driver.flash_store import FlashStore
+    from hiddenfold.sw.driver.resident import store_image
+    from hiddenfold.sw.files import write_atomically
+    from hiddenfold.sw.program import Program
+
+    programs = [Program.load(path) for path in args.programs]
+    others = {program.target_id for program in programs} - {programs[0].target_id}
+    if others:
+        raise ValueError("the programs of a flash must be for one target")
+    image = store_image(
+        [program.memory for program in programs], unit=FlashStore.unit, first=FlashStore.first
+    )
+    write_atomically(args.output, image)
+    names = ", ".join(program.model for program in programs)
+    return Outcome(
+        {"flash": str(args.output), "programs": len(programs), "bytes": len(image)},
+        f"wrote {args.output}: {names}, {format_bytes(len(image))}",
+    )
 
 
 def package(args: argparse.Namespace) -> Outcome:

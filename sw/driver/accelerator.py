@@ -22,7 +22,14 @@ from hiddenfold.sw.driver.errors import (
     error_name,
 )
 from hiddenfold.sw.driver.locate import instruction_at, layer_at
-from hiddenfold.sw.driver.resident import ALIGNMENT, LoadProgress, Resident, aligned
+from hiddenfold.sw.driver.resident import (
+    ALIGNMENT,
+    DIRECTORY_BYTES,
+    LoadProgress,
+    MemoryStore,
+    Resident,
+    aligned,
+)
 from hiddenfold.sw.driver.result import COUNTERS, RunResult, TraceEntry
 from hiddenfold.sw.program import Output, Program
 
@@ -58,7 +65,7 @@ class Accelerator:
         """Take over an opened device; raise :class:`AcceleratorError` if it is none of ours."""
         self._device = device
         self._control = Control(device)
-        self._resident = Resident(device)
+        self._resident = Resident(device.store or MemoryStore(device))
         self._program: Program | None = None
         self._program_at = 0
         self._turn = threading.RLock()
@@ -152,11 +159,11 @@ class Accelerator:
             if self._control.read("STATUS") & regmap.STATUS_BUSY:
                 # Someone left it running: it might read what is going to be written.
                 self._control.abort()
-            self._require_room(program, 1, aligned(len(program.memory)))
+            in_memory = self._device.store is None
+            self._require_room(program, 1, aligned(len(program.memory)) if in_memory else 0)
             self._program = None
-            room = _working_bytes(program, program.batch)
-            offset = self._resident.add(program.memory, room, program.model, progress)
-            self._program_at = self._device.memory_base + offset
+            room = _working_bytes(program, program.batch) if in_memory else 0
+            self._program_at = self._resident.add(program.memory, room, program.model, progress)
             self._program = program
 
     def submit(self, images: np.ndarray, **options) -> Future[RunResult]:
@@ -238,7 +245,7 @@ class Accelerator:
         deadline = time.monotonic() + (timeout or 0)
         totals = dict.fromkeys(COUNTERS.values(), 0)
         logits, traces, processed, seconds = [], [], 0, 0.0
-        step = self._require_room(program, len(images), self._resident.end())
+        step = self._require_room(program, len(images), self._working_at())
         for first in range(0, len(images), step):
             part = images[first : first + step]
             missing = -len(part) % program.batch
@@ -284,7 +291,7 @@ class Accelerator:
         if control.read("STATUS") & regmap.STATUS_BUSY:
             control.abort()
         packed = program.pack_images(images)
-        image_at = device.memory_base + self._resident.end()
+        image_at = device.memory_base + self._working_at()
         output_at = image_at + aligned(len(packed))
         size = len(images) * program.output_bytes
         device.write_memory(image_at, packed)
@@ -327,7 +334,7 @@ class Accelerator:
         """Return the exception for the error that the registers report."""
         code, pc = registers["ERROR"] & 0xFF, registers["ERROR_PC"]
         if code in DAMAGED:
-            self._resident.forget(self._program_at - self._device.memory_base)
+            self._resident.forget(self._program_at)
         instruction, layer = instruction_at(program, pc), layer_at(program, pc)
         where = f"at program offset {pc:#x}"
         if layer is not None:
@@ -346,6 +353,10 @@ class Accelerator:
             registers=registers,
         )
 
+    def _working_at(self) -> int:
+        """Return the offset of the memory that is free for images and results."""
+        return self._resident.end() if self._device.store is None else 0
+
     def _require_room(self, program: Program, images: int, begin: int) -> int:
         """Return how many images, up to ``images`` in whole batches, memory takes at once.
 
@@ -353,7 +364,7 @@ class Accelerator:
         """
         fixed = begin + _working_bytes(program, 0)
         each = _working_bytes(program, program.batch) - _working_bytes(program, 0)
-        available = self._resident.limit() - fixed
+        available = self._device.memory_size - DIRECTORY_BYTES - fixed
         if available < each:
             what = "one image" if program.batch == 1 else f"a batch of {program.batch} images"
             need = self._device.memory_size - available + each

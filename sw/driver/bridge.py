@@ -10,6 +10,7 @@ import numpy as np
 
 from hiddenfold.hw import regmap
 from hiddenfold.sw.driver.device import Device, DeviceError
+from hiddenfold.sw.driver.flash_store import BUFFER_BYTES, FlashStore
 from hiddenfold.sw.driver.url import megahertz, number, switch
 
 #: Where the board tops of Hiddenfold have the windows, and the memory of the smallest ULX3S.
@@ -39,6 +40,7 @@ OPTIONS = {
     "size": number,
     "clock": megahertz,
     "check": switch,
+    "flash": number,
 }
 
 
@@ -83,6 +85,8 @@ class BridgeDevice(Device):
     check
         Read back and compare what is written to memory, read everything twice; a block that
         differs is repeated. Default: on a link that is lossy.
+    flash
+        Programs are in a flash, from this address of it on; default: in memory.
     """
 
     slow_memory = True
@@ -94,10 +98,13 @@ class BridgeDevice(Device):
         registers: int = REGISTERS,
         memory: int = MEMORY,
         base: int | None = None,
-        size: int = MEMORY_SIZE,
+        size: int | None = None,
         clock: float = CLOCK_MHZ,
         check: bool | None = None,
+        flash: int | None = None,
     ):
+        if size is None:
+            size = MEMORY_SIZE if flash is None else BUFFER_BYTES
         for name, value, bits in (("registers", registers, 12), ("memory", memory, 6)):
             if value % (1 << bits) or not 0 <= value < 1 << 32:
                 raise ValueError(
@@ -111,6 +118,8 @@ class BridgeDevice(Device):
         self.memory_base, self.memory_size = memory if base is None else base, size
         self.checks_writes = link.lossy if check is None else check
         self._registers, self._memory, self._clock = registers, memory, clock
+        if flash is not None:
+            self.store = FlashStore(self, flash)
 
     def read32(self, offset: int) -> int:
         return self.read_registers(offset, 1)[0]
@@ -144,13 +153,18 @@ class BridgeDevice(Device):
 
     def read_memory(self, address: int, size: int) -> np.ndarray:
         self.check_range(address, size)
-        before, words = address % 4, -(-(address % 4 + size) // 4)
+        before = address % 4
+        place = address - before - self.memory_base + self._memory
+        words = self.read_bus(place, -(-(before + size) // 4))
+        return words.astype("<u4").view(np.uint8)[before : before + size]
+
+    def read_bus(self, place: int, count: int) -> np.ndarray:
+        """Return words of the bus, checked, as an array of uint32."""
         parts = [
-            self._agreed(address - before + 4 * first, min(_BLOCK // 4, words - first))
-            for first in range(0, words, _BLOCK // 4)
+            self._agreed(place + 4 * first, min(_BLOCK // 4, count - first))
+            for first in range(0, count, _BLOCK // 4)
         ]
-        found = np.concatenate([np.zeros(0, np.uint32), *parts]).astype("<u4").view(np.uint8)
-        return found[before : before + size]
+        return np.concatenate([np.zeros(0, np.uint32), *parts])
 
     def write_memory(self, address: int, data: np.ndarray | bytes) -> None:
         data = np.frombuffer(data, np.uint8)
@@ -164,7 +178,8 @@ class BridgeDevice(Device):
             address, data = start, old
         words = data.view("<u4").astype(np.uint32)
         for first in range(0, len(words), _BLOCK // 4):
-            self._store(address + 4 * first, words[first : first + _BLOCK // 4])
+            place = address - self.memory_base + self._memory + 4 * first
+            self._store(place, words[first : first + _BLOCK // 4])
 
     def wait(self, cycles: int) -> int:
         started = time.monotonic()
@@ -177,47 +192,46 @@ class BridgeDevice(Device):
     def close(self) -> None:
         self.link.close()
 
-    def _store(self, address: int, words: np.ndarray) -> None:
+    def _store(self, place: int, words: np.ndarray) -> None:
         """Write a block, and again where it does not read back as written."""
         for _ in range(TRIES):
-            self._carry(address, words)
+            self._carry(place, words)
             if not self.checks_writes:
                 return
-            wrong = np.flatnonzero(self._carry(address, len(words)) != words)
+            wrong = np.flatnonzero(self._carry(place, len(words)) != words)
             if not len(wrong):
                 return
             first, last = int(wrong[0]), int(wrong[-1]) + 1
-            address, words = address + 4 * first, words[first:last]
+            place, words = place + 4 * first, words[first:last]
         raise DeviceError(
-            f"{self.link.name}: memory at {address:#x} does not keep what is written, {TRIES} "
-            "times: check the memory's address, the cable and the bit rate"
+            f"{self.link.name}: bus address {place:#x} does not keep what is written, {TRIES} "
+            "times: check the address of the memory, the cable and the bit rate"
         )
 
-    def _agreed(self, address: int, count: int) -> np.ndarray:
+    def _agreed(self, place: int, count: int) -> np.ndarray:
         """Read a block until two readings agree."""
-        last = self._carry(address, count)
+        last = self._carry(place, count)
         if not self.checks_writes:
             return last
         for _ in range(TRIES):
-            found = self._carry(address, count)
+            found = self._carry(place, count)
             if np.array_equal(found, last):
                 return found
             last = found
         raise DeviceError(
-            f"{self.link.name}: memory at {address:#x} reads differently each of {TRIES} times: "
+            f"{self.link.name}: bus address {place:#x} reads differently each of {TRIES} times: "
             "check the cable and the bit rate"
         )
 
-    def _carry(self, address: int, words: Any) -> np.ndarray:
-        """Write an array of words at the accelerator's ``address``, or read a number of them."""
-        place = address - self.memory_base + self._memory
+    def _carry(self, place: int, words: Any) -> np.ndarray:
+        """Write an array of words at a bus address, or read a number of them."""
         try:
             if isinstance(words, int):
                 return self.link.read(place, words)
             self.link.write(place, words)
             return words
         except DeviceError as error:
-            raise DeviceError(f"{error} (memory at {address:#x})") from error
+            raise DeviceError(f"{error} (bus address {place:#x})") from error
 
 
 def _register(offset: int) -> str:

@@ -9,9 +9,12 @@ from an installed package with an entry point in the group :data:`ENTRY_POINTS`.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hiddenfold.sw.driver.resident import Store
 
 #: Group of the entry points that add URL schemes: ``my-board = "my_package:open_board"``.
 ENTRY_POINTS = "hiddenfold.devices"
@@ -36,6 +39,8 @@ class Device(ABC):
     checks_writes = False
     #: Memory is reached by a link so slow that nothing is to be written without need.
     slow_memory = False
+    #: Where programs go, a :class:`hiddenfold.sw.driver.resident.Store`; None for the memory.
+    store: "Store | None" = None
 
     @abstractmethod
     def read32(self, offset: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hiddenfold.sw.driver.bridge import OPTIONS, BridgeDevice, Link
 from hiddenfold.sw.driver.device import DeviceError
-from hiddenfold.sw.driver.url import split_url
+from hiddenfold.sw.driver.url import seconds, split_url
 
 PORT = 1234
 MAGIC = 0x4E6F
@@ -100,11 +100,12 @@ class LitexLink(Link):
 
 def open_litex(rest: str, **options) -> BridgeDevice:
     """Open ``HOST:PORT?registers=...``, see :class:`.BridgeDevice`."""
-    place, found = split_url("litex", rest, OPTIONS, options)
+    place, found = split_url("litex", rest, {**OPTIONS, "timeout": seconds}, options)
     host, _, port = place.partition(":")
     if port and not (port.isdecimal() and 0 < int(port) < 1 << 16):
         raise ValueError(f"litex: URL must have a port in 1..65535, not {port!r}")
-    link = LitexLink(host or "localhost", int(port or PORT))
+    late = {"timeout": found.pop("timeout")} if "timeout" in found else {}
+    link = LitexLink(host or "localhost", int(port or PORT), **late)
     try:
         return BridgeDevice(link, **found)
     except BaseException:

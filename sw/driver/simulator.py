@@ -26,7 +26,7 @@ HARNESS = Path(__file__).with_name("harness.cpp")
 COMPRESSION = Path(__file__).with_name("fst")
 #: Random initial values and X would cost speed; the design has resets for all it relies on.
 VERILATOR_FLAGS = (
-    *("--cc", "--make", "json", "--prefix", f"V{TOP}", "--top-module", TOP),
+    *("--cc", "--make", "json", "--prefix", f"V{TOP}"),
     *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--threads", "1"),
     *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--output-split", "20000"),
 )
@@ -46,16 +46,10 @@ Log = Callable[[str], None]
 
 def target_verilog(target: Target, log: Log) -> Path:
     """Return the Verilog file of a target's top, generating it if the sources changed."""
-    # The generator's own text stands for what it would produce: running it takes much longer.
-    sources = [
-        path
-        for package in (_package_folder("hw"), _package_folder("gen"))
-        for path in sorted(package.glob("*.py"))
-    ]
     key = digest(
         repr(sorted(target.parameters().items())),
         importlib.metadata.version("amaranth"),
-        *(path.name + "\n" + path.read_text(encoding="utf-8") for path in sources),
+        source_digest(),
     )
 
     def make(folder: Path) -> None:
@@ -76,23 +70,27 @@ def simulator_library(
     flags: tuple[str, ...] = FAST_FLAGS,
     coverage: bool = False,
     mutants: bool = False,
+    top: str = TOP,
+    harness: Path = HARNESS,
 ) -> Path:
     """Return the shared library that simulates a Verilog file, compiling it if need be.
 
     ``trace`` builds the variant that can write waveforms (FST), ``coverage`` one that counts which
     lines, branches and bits were active; both are slower. ``mutants`` says that the Verilog has the
-    input ``mutant`` of :mod:`hiddenfold.verif.signoff.mutants`. Raises
+    input ``mutant`` of :mod:`hiddenfold.verif.signoff.mutants`. ``harness`` is the C++ file that
+    drives the model of the module ``top``, a class ``Vhiddenfold``. Raises
     :class:`~hiddenfold.gen.tools.ToolError` if a tool is missing or fails.
     """
     verilator, compiler = find_verilator(), find_compiler()
     verilator_flags = (
         *VERILATOR_FLAGS,
+        *("--top-module", top),
         *(("--trace-fst",) if trace else ()),
         *(COVERAGE_FLAGS if coverage else ()),
     )
     key = digest(
         verilog.read_text(encoding="utf-8"),
-        HARNESS.read_text(encoding="utf-8"),
+        harness.read_text(encoding="utf-8"),
         Path(__file__).read_text(encoding="utf-8"),
         repr((bus_bits, trace, flags, verilator_flags, mutants)),
         f"{verilator.version} {compiler.path} {compiler.version}",
@@ -108,7 +106,7 @@ def simulator_library(
         groups = {name: files for name, files in sources.items() if name != "deps"}
         fast = [file for name in groups if name.endswith("_fast") for file in groups[name]]
         slow = [file for name in groups if not name.endswith("_fast") for file in groups[name]]
-        fast.append(str(HARNESS))
+        fast.append(str(harness))
         defines = [
             f"-DHF_BUS_BITS={bus_bits}",
             *(f"-DVM_TRACE{kind}={int(trace)}" for kind in ("", "_FST")),
@@ -137,6 +135,19 @@ def simulator_library(
         shutil.rmtree(work)
 
     return cached(f"simulator-{key}", make) / f"lib{TOP}.so"
+
+
+def source_digest() -> str:
+    """Return a hash of the generator's own text.
+
+    It stands for what the generator would produce: running it takes much longer.
+    """
+    sources = [
+        path
+        for package in (_package_folder("hw"), _package_folder("gen"))
+        for path in sorted(package.glob("*.py"))
+    ]
+    return digest(*(path.name + "\n" + path.read_text(encoding="utf-8") for path in sources))
 
 
 def _package_folder(name: str) -> Path:

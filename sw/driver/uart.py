@@ -137,7 +137,8 @@ def open_serial(rest: str, **options) -> BridgeDevice:
     baud = found.pop("baud", BAUD)
     if not 300 <= baud <= 12_000_000:
         raise ValueError(f"baud must be in 300..12000000, not {baud}")
-    link = UartLink(port, baud=baud, timeout=found.pop("timeout", _PATIENCE))
+    late = {"timeout": found.pop("timeout")} if "timeout" in found else {}
+    link = UartLink(port, baud=baud, **late)
     try:
         return BridgeDevice(link, **found)
     except BaseException:

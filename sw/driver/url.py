@@ -25,23 +25,21 @@ def switch(text: str) -> bool:
 
 def megahertz(text: str) -> float:
     """A frequency above 0 in MHz."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e5:
-        raise ValueError("a frequency in MHz")
-    return value
+    return _positive(text, "a frequency in MHz")
 
 
 def seconds(text: str) -> float:
     """A time above 0 in seconds."""
+    return _positive(text, "a time in seconds")
+
+
+def _positive(text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 1e5:
-        raise ValueError("a time in seconds")
+        raise ValueError(what)
     return value
 
 

@@ -37,13 +37,9 @@ _JOIN = 30.0
 
 
 class Board(ABC):
-    """A device on a bus with two windows, and the thread that serves a host.
+    """A thread that serves a host. A board is a context manager."""
 
-    The device is the thread's while the board runs. A board is a context manager.
-    """
-
-    def __init__(self, device: Device):
-        self.device = device
+    def __init__(self):
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -70,16 +66,29 @@ class Board(ABC):
     def _step(self) -> bool:
         """Serve what the host asked; return whether it asked for anything."""
 
+    @abstractmethod
+    def _idle(self) -> None:
+        """Let time pass while the host asks for nothing."""
+
     def _serve(self) -> None:
         while not self._ending.is_set():
-            if self._step():
-                continue
-            busy = self.device.read32(_STATUS) & regmap.STATUS_BUSY
-            if busy:
-                self.device.wait(_CYCLES)
-            else:
-                # Its clock need not be simulated, and would be in the way of the host.
-                time.sleep(_NAP)
+            if not self._step():
+                self._idle()
+
+
+class BusBoard(Board):
+    """A device on a bus with two windows; it is the thread's while the board runs."""
+
+    def __init__(self, device: Device):
+        super().__init__()
+        self.device = device
+
+    def _idle(self) -> None:
+        if self.device.read32(_STATUS) & regmap.STATUS_BUSY:
+            self.device.wait(_CYCLES)
+        else:
+            # Its clock need not be simulated, and would be in the way of the host.
+            time.sleep(_NAP)
 
     def read_bus(self, address: int, count: int) -> np.ndarray:
         """Words of the bus, 0 where there is nothing."""
@@ -99,7 +108,35 @@ class Board(ABC):
             self.device.write_memory(place, words.astype("<u4").tobytes())
 
 
-class SerialBoard(Board):
+class Terminal:
+    """The board's end of a pseudo-terminal; the host opens ``path``."""
+
+    def __init__(self):
+        self._master, slave = pty.openpty()
+        tty.setraw(slave)
+        self.path = os.ttyname(slave)
+        # Kept open, so that the board outlives a host that closes the port.
+        self._slave: int | None = slave
+
+    def read(self) -> bytes:
+        """What has come, maybe nothing."""
+        if not select.select([self._master], [], [], 0)[0]:
+            return b""
+        return os.read(self._master, 4096)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        os.write(self._master, data)
+
+    def close(self) -> None:
+        """Unplug it."""
+        if self._slave is not None:
+            os.close(self._slave)
+            os.close(self._master)
+            self._slave = None
+
+
+class SerialBoard(BusBoard):
     """A UART bridge on a pseudo-terminal, ``path``.
 
     Parameters
@@ -126,26 +163,16 @@ class SerialBoard(Board):
         self._random = random.Random(seed)
         self._data = bytearray()
         self._last = 0.0
-        self._master, slave = pty.openpty()
-        tty.setraw(slave)
-        self.path = os.ttyname(slave)
-        # Kept open, so that the board outlives a host that closes the port.
-        self._slave: int | None = slave
+        self._terminal = Terminal()
+        self.path = self._terminal.path
 
     def _cut(self) -> None:
-        if self._slave is not None:
-            os.close(self._slave)
-            os.close(self._master)
-            self._slave = None
+        self._terminal.close()
 
     def _step(self) -> bool:
-        if not select.select([self._master], [], [], 0)[0]:
+        data = self._through(self._terminal.read())
+        if not data:
             return False
-        try:
-            data = self._through(os.read(self._master, 4096))
-        except OSError:
-            self._ending.set()
-            return True
         now = time.monotonic()
         if now - self._last > 0.1:
             self._data.clear()
@@ -170,7 +197,7 @@ class SerialBoard(Board):
         elif kind == READ and not self.mute:
             answer = self.read_bus(4 * address, count).astype(">u4").tobytes()
             self.sent += len(answer)
-            os.write(self._master, self._through(answer))
+            self._terminal.write(self._through(answer))
         del data[:size]
         return True
 
@@ -187,7 +214,7 @@ class SerialBoard(Board):
         )
 
 
-class EtherboneBoard(Board):
+class EtherboneBoard(BusBoard):
     """litex_server on ``port`` of this machine; ``mute`` answers nothing, ``greeting`` is sent."""
 
     def __init__(self, device: Device, *, greeting: bytes = b"CommUART:localhost:1234"):
@@ -241,7 +268,7 @@ class EtherboneBoard(Board):
                 host.sendall(HEADER + record + words.astype(">u4").tobytes())
 
 
-class MappedBoard(Board):
+class MappedBoard(BusBoard):
     """Registers and memory as two files, ``registers`` and ``memory``.
 
     A file cannot see an access, so the thread looks for writes to CONTROL and STATUS in it and then

@@ -25,6 +25,7 @@ COMMANDS = (
     "inspect",
     "evaluate",
     "generate",
+    "flash",
     "package",
     "compile",
     "synth",
