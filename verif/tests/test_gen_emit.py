@@ -19,6 +19,8 @@ FILES = {
     "hiddenfold.v",
     "hiddenfold.h",
     "address_map.json",
+    "hiddenfold_driver.c",
+    "hiddenfold_driver.h",
     "registers.md",
     "ports.md",
     "manifest.json",
