@@ -51,7 +51,9 @@ class ScriptedDevice(Device):
     def read32(self, offset):
         if offset in _BY_OFFSET:
             return self.values[_BY_OFFSET[offset]] & 0xFFFFFFFF
-        return self.values[_BY_OFFSET[offset - 4]] >> 32
+        # The high word of a wide register, or a reserved offset.
+        name = _BY_OFFSET.get(offset - 4)
+        return 0 if name is None else self.values[name] >> 32
 
     def write32(self, offset, value):
         name = _BY_OFFSET[offset]
