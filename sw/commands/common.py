@@ -22,6 +22,7 @@ __all__ = [
     "Outcome",
     "add_batch",
     "add_command",
+    "add_target",
     "add_waves",
     "at_least",
     "default_model",
@@ -54,6 +55,18 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="images that the accelerator works on together; cycles and bytes are then the mean "
         "over them (default: 1)",
+    )
+
+
+def add_target(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the option ``--target``, which must be given unless there is a `default`."""
+    note = f" (default: {default})" if default else ""
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        default=default,
+        required=default is None,
+        help=f"name or TOML file{note}",
     )
 
 

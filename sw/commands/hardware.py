@@ -10,6 +10,7 @@ from hiddenfold.sw.commands.common import (
     Outcome,
     add_batch,
     add_command,
+    add_target,
     at_least,
     format_bytes,
     positive,
@@ -30,7 +31,7 @@ def register(commands: Any) -> None:
         detail="With it come the register map (JSON, C header, Markdown), a driver in C and a "
         "manifest.",
     )
-    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    add_target(parser)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
     parser.add_argument(
         "--portable",
@@ -63,7 +64,7 @@ def register(commands: Any) -> None:
         detail="IP-XACT with AXI interfaces, clock and reset; the Verilog and constraints; Tcl "
         "scripts with an example design for the PYNQ-Z2 (family xc7) or the KV260 (xcup).",
     )
-    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    add_target(parser)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
 
     parser = add_command(
@@ -75,7 +76,7 @@ def register(commands: Any) -> None:
         detail="A layer that the target cannot run is refused by name, with the remedy.",
     )
     parser.add_argument("model", metavar="M.hfn", type=Path)
-    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    add_target(parser)
     add_batch(parser)
     parser.add_argument(
         "--beat-interval",
@@ -94,7 +95,7 @@ def register(commands: Any) -> None:
         example="hiddenfold synth --target ulx3s-85f --family ecp5 --top array",
         detail="Runs Yosys, without place and route; minutes for a large target.",
     )
-    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    add_target(parser)
     parser.add_argument("--family", choices=("ecp5", "xc7"), required=True)
     parser.add_argument(
         "--top",
@@ -114,7 +115,7 @@ def register(commands: Any) -> None:
         "reached becomes slower in the bitstream. Exit code 1 when the wanted clock, or timing "
         "elsewhere, is not met.",
     )
-    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    add_target(parser)
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, help="default: build/BOARD-TARGET"
     )

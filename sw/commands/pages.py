@@ -22,6 +22,7 @@ from hiddenfold.sw.commands.common import (
     MODELS,
     Outcome,
     add_command,
+    add_target,
     at_least,
     default_model,
     format_table,
@@ -53,9 +54,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "model", metavar="M.hfn", type=Path, nargs="?", help="default: the shipped model"
     )
-    parser.add_argument(
-        "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
-    )
+    add_target(parser, default="ulx3s-85f")
     parser.add_argument(
         "--measure",
         action="store_true",
@@ -72,9 +71,7 @@ def register(commands: Any) -> None:
         detail="Loads the shipped network's masks through the driver and leaves an HTML page.",
     )
     parser.add_argument("--model", metavar="M.hfn", type=Path, help="default: the shipped model")
-    parser.add_argument(
-        "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
-    )
+    add_target(parser, default="ulx3s-85f")
     parser.add_argument(
         "-o",
         "--output",

@@ -16,6 +16,7 @@ from hiddenfold.sw.commands.common import (
     Outcome,
     add_batch,
     add_command,
+    add_target,
     add_waves,
     format_table,
     top5,
@@ -45,9 +46,7 @@ def register(commands: Any) -> None:
         help="golden (the integer model), rtl (the generated accelerator in simulation) or the "
         "URL of a device",
     )
-    parser.add_argument(
-        "--target", metavar="T", default="ulx3s-85f", help="name or TOML file (default: ulx3s-85f)"
-    )
+    add_target(parser, default="ulx3s-85f")
     parser.add_argument(
         "--fit",
         action="store_true",

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.commands.common import Outcome, add_command, add_waves, at_least
+from hiddenfold.sw.commands.common import Outcome, add_command, add_target, add_waves, at_least
 from hiddenfold.sw.progress import progress_bar
 
 __all__ = ["register"]
@@ -21,7 +21,7 @@ def register(commands: Any) -> None:
         example="hiddenfold verify --target sim-tiny --seed 7 --count 25",
         detail="Every layer and iteration is compared, every bit.",
     )
-    parser.add_argument("--target", metavar="T", required=True, help="name or TOML file")
+    add_target(parser)
     parser.add_argument("--seed", metavar="S", type=at_least(0), required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--count", metavar="N", type=at_least(1), help="number of random networks")
