@@ -6,6 +6,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hiddenfold.hw.flash import ADDRESS_BITS, RAW
+from hiddenfold.hw.lite_split import word_port
 
 #: Offsets in the port: select, one byte, and 256 bytes of which all are the same word.
 SELECT, BYTE, WORDS = 0x000, 0x004, 0x100
@@ -38,7 +39,7 @@ class FlashPort(wiring.Component):
     Members
     -------
     request, write, address, data, found, done
-        Port for words, see :class:`hiddenfold.hw.lite_split.LiteSplit`.
+        Port for words, see :func:`hiddenfold.hw.lite_split.word_port`.
     raw_select, raw_i, raw_o, raw_done
         To a :class:`hiddenfold.hw.flash.Flash`.
     """
@@ -52,12 +53,7 @@ class FlashPort(wiring.Component):
         self._protect = protect
         super().__init__(
             {
-                "request": In(1),
-                "write": In(1),
-                "address": In(32),
-                "data": In(32),
-                "found": Out(32),
-                "done": Out(1),
+                **{name: member.flip() for name, member in word_port().items()},
                 "raw_select": Out(1),
                 "raw_i": Out(stream.Signature(RAW)),
                 "raw_o": In(32),

@@ -11,6 +11,21 @@ from hiddenfold.hw.axi import axi4_lite_ports
 REGISTERS = 0x8000_0000
 
 
+def word_port():
+    """Members of a master that reads and writes single words of 32 bits.
+
+    All its signals stand from ``request`` until ``done``, in whose cycle ``found`` is read.
+    """
+    return {
+        "request": Out(1),
+        "write": Out(1),
+        "address": Out(32),
+        "data": Out(32),
+        "found": In(32),
+        "done": In(1),
+    }
+
+
 class LiteSplit(wiring.Component):
     """AXI4-Lite slave: accesses to 4 KiB go on to a slave, all others to a port for words.
 
@@ -24,7 +39,7 @@ class LiteSplit(wiring.Component):
     m_axi_*
         AXI4-Lite master, 12 address bits: the registers.
     request, write, address, data, found, done
-        Port for words: all stand from ``request`` until ``done``, in whose cycle ``found`` is read.
+        Port for words, see :func:`word_port`.
     """
 
     def __init__(self):
@@ -33,12 +48,7 @@ class LiteSplit(wiring.Component):
             {
                 **axi4_lite_ports("s_axi", addr_bits=32),
                 **{name: member.flip() for name, member in self._registers.items()},
-                "request": Out(1),
-                "write": Out(1),
-                "address": Out(32),
-                "data": Out(32),
-                "found": In(32),
-                "done": In(1),
+                **word_port(),
             }
         )
 

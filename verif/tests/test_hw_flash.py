@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hiddenfold.hw.axi import axi4_ports
 from hiddenfold.hw.flash import MODES, Flash
 from hiddenfold.hw.flash_port import BYTE, SELECT, WORDS, FlashPort
+from hiddenfold.hw.lite_split import word_port
 from hiddenfold.hw.local_memory import BUFFER, LocalMemory
 from hiddenfold.hw.top_flash import join_bus
 from hiddenfold.verif.bench.sim_stream import simulate
@@ -32,12 +33,7 @@ class Bench(wiring.Component):
         super().__init__(
             {
                 **{name: member.flip() for name, member in ports.items()},
-                "request": In(1),
-                "write": In(1),
-                "address": In(32),
-                "data": In(32),
-                "found": Out(32),
-                "done": Out(1),
+                **{name: member.flip() for name, member in word_port().items()},
                 "cs_n": Out(1),
                 "sck": Out(1),
                 "io_i": In(4),
