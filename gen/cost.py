@@ -11,7 +11,7 @@ from hiddenfold.gen.target import Target
 from hiddenfold.gen.tiling import Stripe
 from hiddenfold.sw.shapes import Shape
 
-__all__ = ["image_end", "image_pitch", "pool_cycles", "store_cycles"]
+__all__ = ["ask_image", "image_end", "image_pitch", "pool_cycles", "store_cycles"]
 
 #: Cycles of POOL besides its taps and rows.
 _POOL = 6
@@ -47,18 +47,35 @@ def store_cycles(words: int, target: Target) -> int:
     return _STORE + words * (beats + _STORE_WORD)
 
 
-def image_end(
-    bus: Bus, start: int, width: int, stripe: Stripe, result: Shape, target: Target, kernel: int
-) -> int:
-    """The cycle in which an IMAGE that starts in cycle `start` is done.
+def _row_beats(width: int, target: Target) -> int:
+    return image_pitch(width) * 8 // target.bus_bits
 
-    The image is scanned with its padding; an output pixel takes a cycle for each word. Each row is
-    a command of its own.
+
+def ask_image(bus: Bus, start: int, width: int, stripe: Stripe, target: Target) -> int:
+    """Ask for the rows of an IMAGE that starts in cycle `start`; return its first beat's number.
+
+    Each row is a command of its own.
     """
-    beats = image_pitch(width) * 8 // target.bus_bits
+    return bus.ports[IMAGE].command(start + 1, _row_beats(width, target), stripe.in_rows)
+
+
+def image_end(
+    bus: Bus,
+    start: int,
+    beat: int,
+    width: int,
+    stripe: Stripe,
+    result: Shape,
+    target: Target,
+    kernel: int,
+) -> int:
+    """The cycle in which an IMAGE that starts in cycle `start` is done; `beat` is its first one.
+
+    The image is scanned with its padding; an output pixel takes a cycle for each word.
+    """
+    beats = _row_beats(width, target)
     words = -(-result.channels // target.lanes)
     port = bus.ports[IMAGE]
-    beat = port.command(start + 1, beats, stripe.in_rows)
     made = stripe.rows * result.width * (words - 1) / (stripe.in_rows + kernel // 2)
     # The reader goes through the padding of a row in memory pixel by pixel, too.
     row = max(width + kernel // 2 + made, image_pitch(width) // 4)

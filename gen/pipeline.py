@@ -86,8 +86,9 @@ Watch = Callable[[Window, tuple[int, int]], None]
 
 @dataclass
 class ConvRun:
-    """What a CONV takes that starts in cycle `start`; `first_beat` is the number of its first mask.
+    """What a CONV takes that starts in cycle `start`.
 
+    `first_beat` and `first_constant` are the numbers of the first beats of its masks and constants.
     `res` is the residual's address, if it has one. After `run`, `end` is the cycle in which it is
     done, `masks_taken` that in which its last mask was used; the others are the hardware's
     counters.
@@ -99,6 +100,7 @@ class ConvRun:
     supply: MaskSupply
     start: int
     first_beat: int
+    first_constant: int
     logits: bool = False
     src: int = 0
     res: int | None = None
@@ -236,12 +238,9 @@ class _Drain:
         self._words = conv.target.bus_bits // 64
         self._tile = 0
         self._block = 0
-        self._first = 0
+        self._first = conv.first_constant
         #: Cycles in which a block's logits are sent.
         self._sent = conv.target.rows * 32 // conv.target.bus_bits * conv.bus.memory.interval
-        if not conv.logits:
-            words = 2 + conv.plan.blocks * conv.target.rows
-            self._first = self._port.command(conv.start + 1, words // self._words)
         self._entries_from = conv.start + 1
         self._free = self._constants(conv.start + 1)
         #: Cycles of the last pixel tile's drain.

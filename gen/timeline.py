@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 
 from hiddenfold.gen import cost
 from hiddenfold.gen.actions import Action
-from hiddenfold.gen.bus import FETCH, MASKS, Bus, Memory
+from hiddenfold.gen.bus import AFFINE, FETCH, MASKS, Bus, Memory
 from hiddenfold.gen.graph import Node
 from hiddenfold.gen.pipeline import ConvRun, MaskSupply, Window
 from hiddenfold.gen.plan import ConvPlan, map_shape
@@ -133,8 +133,11 @@ class _Machine:
         self._result = Forecast()
         #: When all output has been sent that STOREs have made.
         self._sent = 0
-        #: Number of the first beat of masks that were asked for ahead.
+        #: Number of the first beat of masks that were asked for and not used yet.
         self._ahead: int | None = None
+        #: Numbers of the first beats of the last constants and image that were asked for.
+        self._constants = 0
+        self._image = 0
 
     def run(self, steps: Sequence[tuple[int, Action]]) -> Forecast:
         """Go through all instructions."""
@@ -151,6 +154,7 @@ class _Machine:
                 last.add(wait)
                 break
             following = steps[number + 1]
+            self._ask(start, iteration, action)
             came = self._fetch(start)
             end, spent = self._execute(start, iteration, action, following, came)
             after = self._dispatch(came, end + 1)
@@ -204,7 +208,6 @@ class _Machine:
         opcode, node = action.opcode, action.node
         size = action.count * target.lanes
         if opcode == Opcode.LOAD:
-            self._loads.begin(start, action.count)
             result.loaded += size
         elif opcode == Opcode.SAVE:
             self._saves.begin(start, action.src, action.count)
@@ -246,7 +249,9 @@ class _Machine:
             return end, Spent()
         if isinstance(execution.op, Unfold):
             self._result.bytes_read += stripe.in_rows * cost.image_pitch(source.width)
-            end = cost.image_end(self._bus, start, source.width, stripe, made, target, kernel)
+            end = cost.image_end(
+                self._bus, start, self._image, source.width, stripe, made, target, kernel
+            )
             return end, Spent()
         return self._convolution(start, iteration, action, execution, stripe, following, came)
 
@@ -263,8 +268,6 @@ class _Machine:
         target = self._target
         plan = ConvPlan.make(execution, target, len(action.images), stripe)
         supply = self._supply(execution, iteration)
-        if self._ahead is None:
-            self._ask(start + 1, plan, supply)
         assert self._ahead is not None
         logits = isinstance(execution.op, Classifier)
         residual = action.node is not None and action.node.res is not None
@@ -275,6 +278,7 @@ class _Machine:
             supply,
             start,
             self._ahead,
+            self._constants,
             logits,
             action.src,
             action.res if residual else None,
@@ -289,7 +293,7 @@ class _Machine:
         self._ahead = None
         self._ask_ahead(max(conv.masks_taken + 1, came), conv.end, following)
         masks = supply.parts(plan) * supply.part_bits(plan, target) // 8
-        constants = 0 if logits else 8 * (2 + plan.blocks * target.rows)
+        constants = 0 if logits else 8 * self._constant_words(plan)
         self._result.bytes_read += masks + constants
         if logits:
             self._result.bytes_written += 4 * len(action.images) * plan.blocks * target.rows
@@ -302,10 +306,30 @@ class _Machine:
         )
         return conv.end, spent
 
+    def _constant_words(self, plan: ConvPlan) -> int:
+        return 2 + plan.blocks * self._target.rows
+
+    def _ask(self, start: int, iteration: int, action: Action) -> None:
+        """Ask for what an instruction needs as it starts, before the next one is fetched."""
+        if action.opcode == Opcode.LOAD:
+            self._loads.begin(start, action.count)
+        if action.opcode == Opcode.IMAGE and action.node is not None and action.stripe is not None:
+            width = input_shape(action.node).width
+            self._image = cost.ask_image(self._bus, start, width, action.stripe, self._target)
+        if action.opcode != Opcode.CONV or action.node is None:
+            return
+        execution = action.node.execution
+        plan = ConvPlan.make(execution, self._target, len(action.images), action.stripe)
+        if not isinstance(execution.op, Classifier):
+            beats = self._constant_words(plan) * 64 // self._target.bus_bits
+            self._constants = self._bus.ports[AFFINE].command(start + 1, beats)
+        if self._ahead is None:
+            self._ask_masks(start + 1, plan, self._supply(execution, iteration))
+
     def _supply(self, execution: Execution, iteration: int) -> MaskSupply:
         return MaskSupply(self._stored(execution), execution.name in self._cached, iteration > 0)
 
-    def _ask(self, cycle: int, plan: ConvPlan, supply: MaskSupply) -> None:
+    def _ask_masks(self, cycle: int, plan: ConvPlan, supply: MaskSupply) -> None:
         """Ask for the masks of a convolution."""
         beats = supply.part_bits(plan, self._target) // self._target.bus_bits
         self._ahead = self._bus.ports[MASKS].command(cycle, beats, supply.parts(plan))
@@ -316,4 +340,4 @@ class _Machine:
         if cycle <= end and action.opcode == Opcode.CONV and action.node is not None:
             execution = action.node.execution
             plan = ConvPlan.make(execution, self._target, len(action.images), action.stripe)
-            self._ask(cycle + _AHEAD, plan, self._supply(execution, iteration))
+            self._ask_masks(cycle + _AHEAD, plan, self._supply(execution, iteration))
