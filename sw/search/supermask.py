@@ -17,11 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiddenfold.sw import frozen, signs
-from hiddenfold.sw.search import winograd
+from hiddenfold.sw.search import small_maps, winograd
 from hiddenfold.sw.search.generators import weight_signs
 from hiddenfold.sw.shapes import WeightShape
 
 __all__ = ["MaskedConv2d", "kept_weights", "top_k_mask"]
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The layout of the convolutions' operands: what has it needs no copy in any step."""
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def kept_weights(count: int, top_k: float) -> int:
@@ -35,16 +40,24 @@ def top_k_mask(importance: Tensor, top_k: float) -> Tensor:
     The threshold is found by selection, not by sorting. Among equal values at the threshold the
     first ones in memory order of the contiguous tensor win, so the count is always exact.
     """
-    flat = importance.detach().reshape(-1)
-    keep = kept_weights(flat.numel(), top_k)
-    threshold = _threshold(flat, keep)
-    if flat.device.type != "cpu":
+    importance = importance.detach()
+    keep = kept_weights(importance.numel(), top_k)
+    threshold = _threshold(_in_memory_order(importance), keep)
+    if importance.device.type != "cpu":
+        flat = importance.reshape(-1)
         return _from_threshold(flat, threshold, keep).reshape(importance.shape)
-    mask = flat >= threshold
+    mask = importance >= threshold
     if surplus := int(mask.sum()) - keep:
-        ties = (flat == threshold).nonzero().reshape(-1)
-        mask[ties[len(ties) - surplus :]] = False
-    return mask.reshape(importance.shape)
+        ties = (importance == threshold).nonzero()
+        mask[ties[len(ties) - surplus :].unbind(1)] = False
+    return mask
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """All values, without copying those of a contiguous or channels-last tensor."""
+    if tensor.dim() == 4 and not tensor.is_contiguous():
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.reshape(-1)
 
 
 def _from_threshold(flat: Tensor, threshold: Tensor, keep: int) -> Tensor:
@@ -90,7 +103,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         scores, weights = ctx.saved_tensors
-        grad = grads[0].float() * weights.float()
+        grad = grads[0].float() * weights
         if ctx.magnitude:
             grad = grad * scores.sign()
         return grad, None, None, None
@@ -112,7 +125,7 @@ class _SoftStraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (weights,) = ctx.saved_tensors
-        return grads[0].float() * weights.float(), None, None, None
+        return grads[0].float() * weights, None, None, None
 
 
 class MaskedConv2d(nn.Module):
@@ -178,8 +191,9 @@ class MaskedConv2d(nn.Module):
                 (out_channels, in_channels, kernel),
                 frozen.word_stride(free_eighths),
             )
-            weights = torch.from_numpy(sign).float() * self.scale
+            weights = _channels_last(torch.from_numpy(sign).float() * self.scale)
         self.register_buffer("weights", weights, persistent=False)
+        self._cast = weights
         mask, places = self._frozen(seed_state)
         self.register_buffer("frozen_mask", mask, persistent=False)
         self.register_buffer("free_places", places, persistent=False)
@@ -188,7 +202,8 @@ class MaskedConv2d(nn.Module):
         if mask is not None and places is not None:
             kept = kept_weights(mask.numel(), top_k) - int(mask.sum())
             self.free_share = kept / len(places)
-        self.scores = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        shape = (out_channels, in_channels, kernel, kernel)
+        self.scores = nn.Parameter(_channels_last(torch.empty(shape)))
         self.reset_scores()
 
     def _frozen(self, seed_state: int) -> tuple[Tensor | None, Tensor | None]:
@@ -205,20 +220,23 @@ class MaskedConv2d(nn.Module):
 
     def reset_scores(self) -> None:
         """Draw new scores, Kaiming-uniform, from the global generator; weights are normal."""
+        # In the order of a contiguous tensor, whatever the memory of the scores.
+        drawn = torch.empty(self.scores.shape, device=self.scores.device)
         if self.trained:
-            nn.init.kaiming_normal_(self.scores, nonlinearity="relu")
+            nn.init.kaiming_normal_(drawn, nonlinearity="relu")
         else:
-            nn.init.kaiming_uniform_(self.scores, a=math.sqrt(5.0))
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5.0))
+        self.scores.data.copy_(drawn)
 
     @torch.no_grad()
     def start_soft(self) -> None:
         """Draw new scores for soft masks, uniform in 0 .. 1, from the global generator."""
-        nn.init.uniform_(self.scores)
+        self.scores.copy_(torch.rand(self.scores.shape, device=self.scores.device))
 
     @torch.no_grad()
     def recentre(self) -> None:
         """Move all scores so that the share `top_k` is at 1/2 or above; clip them to 0 .. 1."""
-        flat = self.scores.reshape(-1)
+        flat = _in_memory_order(self.scores)
         threshold = _threshold(flat, kept_weights(flat.numel(), self.top_k))
         self.scores.add_(0.5 - threshold).clamp_(0.0, 1.0)
 
@@ -233,6 +251,12 @@ class MaskedConv2d(nn.Module):
             mask.view(-1)[self.free_places] = top_k_mask(chosen, self.free_share)
             return mask
 
+    def _weights(self, dtype: torch.dtype) -> Tensor:
+        """`weights` in a type, kept from one step to the next."""
+        if self._cast.dtype != dtype or self._cast.device != self.weights.device:
+            self._cast = self.weights.to(dtype)
+        return self._cast
+
     def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`scale * sign * mask`, differentiable towards the scores, or the trained weights."""
         if self.trained:
@@ -240,11 +264,11 @@ class MaskedConv2d(nn.Module):
         elif self.softness > 0.0:
             mask = self.mask() if self.softness < 1.0 else None
             weight = _SoftStraightThrough.apply(
-                self.scores, self.weights.to(dtype), mask, self.softness
+                self.scores, self._weights(dtype), mask, self.softness
             )
         else:
             weight = _StraightThrough.apply(
-                self.scores, self.weights.to(dtype), self.mask(), self.magnitude
+                self.scores, self._weights(dtype), self.mask(), self.magnitude
             )
         return weight.contiguous(memory_format=torch.channels_last)
 
@@ -254,4 +278,6 @@ class MaskedConv2d(nn.Module):
             weight = self.effective_weight(x.dtype)
         if self.padding == 1 and winograd.pays(x, weight, self.stride):
             return winograd.convolve(x, weight)
+        if self.padding == 1 and small_maps.pays(x, weight, self.stride):
+            return small_maps.convolve(x, weight, self.stride)
         return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
