@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """3x3 convolutions in bfloat16 of small maps on a CPU, as products of matrices.
 
-The library's own kernels take most of a training step's time there. The gradient of the weights is
-a product of [Cout, pixels] and [pixels, 9 Cin]; here it is made for as many pixels at a time as keep
-both factors in the processor's cache, and the parts are added up in float32. With weights that do
-not fit into the cache the other two directions gain as well.
+The library's own kernels take most of a training step's time there. The gradient of the weights
+is a product of [Cout, pixels] and [pixels, 9 Cin]; here it is made for as many pixels at a time as
+keep both factors in the processor's cache, and the parts are added up in float32. With weights that
+do not fit into the cache the other two directions gain as well.
 """
 
 from __future__ import annotations
