@@ -115,7 +115,8 @@ class ModelConfig:
 
     `weights` is "signs", or "trained" for a baseline: float32 weights that are trained, and no
     masks. Such a network cannot be exported.
-    `top_k` is the share of weights that every layer keeps. `seed` gives the weight signs.
+    `top_k` is the share of weights that every layer keeps, or, with `scope` "network" in place of
+    "layer", that the network keeps (see `FoldedResNet.select`). `seed` gives the weight signs.
     `affine` says which batch norms have a learned scale and shift: "recurrent" (those of the
     recurrent blocks, as published), "all" or "none". `magnitude` ranks weights by |score|, as
     published, instead of by the score itself. `logit_scale` is a constant factor on the logits
@@ -137,6 +138,7 @@ class ModelConfig:
     classes: int
     weights: str = "signs"
     top_k: float = 0.3
+    scope: str = "layer"
     seed: int = 1
     affine: str = "recurrent"
     magnitude: bool = True
@@ -156,6 +158,12 @@ class ModelConfig:
         _at_least("model.classes", self.classes, 2)
         if not 0.0 < self.top_k <= 1.0:
             raise ValueError(f"Key 'model.top_k' must be above 0 and up to 1, not {self.top_k!r}")
+        _one_of("model.scope", self.scope, ("layer", "network"))
+        if self.scope == "network" and (self.weights, self.free_eighths) != ("signs", 8):
+            raise ValueError(
+                "Keys 'model.weights' and 'model.free_eighths' must be 'signs' and 8 with "
+                f"model.scope 'network', not {self.weights!r} and {self.free_eighths!r}"
+            )
         _one_of("model.weights", self.weights, ("signs", "trained"))
         if self.weights == "trained" and (self.top_k, self.free_eighths) != (1.0, 8):
             raise ValueError(
@@ -216,6 +224,10 @@ class TrainConfig:
     into the masks of ones and zeros that all epochs have otherwise (see `MaskedConv2d`).
     `teacher` is the directory of a run (of a network with trained weights, say) whose answers at
     `temperature` are learned too; `distill` is their share of the loss.
+    With `mixup` above 0 neighbouring images of a batch are mixed, by shares drawn from the beta
+    distribution of that parameter, and so are their labels (Zhang et al., "mixup", ICLR 2018).
+    With `average` above 0 the result of the search is the exponential moving average of all scores
+    and batch norms with that decay per step (0.999, say), not their last values.
     `eval_every` is in epochs; the last epoch is always evaluated. `held_out` is the share of the
     training images that are not trained on but evaluated, in place of the test images: for choices
     that the test images must not take part in.
@@ -240,6 +252,8 @@ class TrainConfig:
     quantize_from: int = 0
     soft: float = 0.0
     harden: float = 0.0
+    mixup: float = 0.0
+    average: float = 0.0
     eval_every: int = 1
     held_out: float = 0.0
     teacher: str = ""
@@ -266,6 +280,8 @@ class TrainConfig:
         _range("train.harden", self.harden, 0.0, 1.0 - self.soft)
         _range("train.held_out", self.held_out, 0.0, 0.5)
         _range("train.distill", self.distill, 0.0, 1.0)
+        _range("train.mixup", self.mixup, 0.0, 100.0)
+        _range("train.average", self.average, 0.0, 0.999999)
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"Key 'train.temperature' must be above 0, not {self.temperature!r}")
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
@@ -318,10 +334,11 @@ class SearchConfig:
 
         model, train = self.model, self.train
         hard = model.weights != "signs" or model.magnitude or model.free_eighths != 8
-        if train.soft + train.harden > 0.0 and hard:
+        if train.soft + train.harden > 0.0 and (hard or model.scope != "layer"):
             raise ValueError(
                 "Keys 'train.soft' and 'train.harden' must be 0 unless 'model.weights' is 'signs', "
-                "'model.magnitude' is false and 'model.free_eighths' is 8, not "
+                "'model.magnitude' is false, 'model.free_eighths' is 8 and 'model.scope' is "
+                "'layer', not "
                 f"{train.soft!r} and {train.harden!r}"
             )
 

@@ -101,6 +101,7 @@ def build_model(
     """The model's operations and masks, without affine tables."""
     check_exportable(network.config.name, network.config)
     masks = {}
+    network.select()
     for _, layer in conv_layers(network):
         words = signs.pack(layer.mask().cpu().numpy())
         masks[layer.stream] = words.reshape(layer.out_channels, layer.kernel**2, -1)

@@ -9,7 +9,21 @@ from torch import Tensor, nn
 
 from hiddenfold.sw.search.config import TrainConfig
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "mix_neighbours"]
+
+
+def mix_neighbours(images: Tensor, share: float) -> Tensor:
+    """`share` of every image and 1 - `share` of its neighbour: of the first the second, and so on.
+
+    So a process of several mixes what one process would.
+    """
+    return images if share == 1.0 else torch.lerp(_neighbours(images), images, share)
+
+
+def _neighbours(items: Tensor) -> Tensor:
+    """Each pair of items the other way round; without a partner, the last of an odd number."""
+    order = torch.arange(len(items), device=items.device) ^ 1
+    return items[order.clamp(max=len(items) - 1)]
 
 
 class Loss:
@@ -24,10 +38,14 @@ class Loss:
         self._settings = settings
         self._teacher = None if teacher is None else teacher.eval()
 
-    def __call__(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch, a number."""
+    def __call__(
+        self, images: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0
+    ) -> Tensor:
+        """The loss of a batch, a number; `share` is that of `mix_neighbours`."""
         settings = self._settings
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        loss = self._error(logits, labels)
+        if share < 1.0:
+            loss = torch.lerp(self._error(logits, _neighbours(labels)), loss, share)
         if self._teacher is None:
             return loss
         with torch.no_grad():
@@ -35,3 +53,7 @@ class Loss:
         found = F.log_softmax(logits / settings.temperature, 1)
         apart = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
         return torch.lerp(loss, apart * settings.temperature**2, settings.distill)
+
+    def _error(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self._settings.label_smoothing
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)

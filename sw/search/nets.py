@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hiddenfold.sw import signs
 from hiddenfold.sw.search.activation import Activation, activation
 from hiddenfold.sw.search.config import SHORTCUT_BITS, ModelConfig, StageConfig
-from hiddenfold.sw.search.supermask import MaskedConv2d
+from hiddenfold.sw.search.supermask import MaskedConv2d, top_k_mask
 
 __all__ = ["Block", "FoldedResNet", "conv_layers", "macs", "normalized_layers"]
 
@@ -199,8 +199,23 @@ class FoldedResNet(nn.Module):
             self.stages.append(blocks)
         self.classifier = streams.classifier(cin, config.classes)
 
+    @torch.no_grad()
+    def select(self) -> None:
+        """With `scope` "network", choose all layers' masks: the `top_k` largest of all weights.
+
+        Scores are compared in units of 1/sqrt(fan_in), in which they are drawn in every layer.
+        """
+        if self.config.scope == "layer":
+            return
+        layers = [layer for _, layer in conv_layers(self)]
+        values = [layer.importance() * layer.scores[0].numel() ** 0.5 for layer in layers]
+        mask = top_k_mask(torch.cat([v.flatten() for v in values]), self.config.top_k)
+        for layer, part in zip(layers, mask.split([v.numel() for v in values]), strict=True):
+            layer.chosen = part.view(layer.scores.shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
+        self.select()
         x = self.stem_activation(self.stem_norm(self.stem(x)))
         if self.config.stem.pool:
             x = F.max_pool2d(x, 3, 2, 1)

@@ -72,7 +72,7 @@ class RunDirectory:
 def load_run(run_dir: str | Path) -> tuple[SearchConfig, FoldedResNet, list[Row]]:
     """Configuration, trained network (evaluation mode, float32, CPU) and log of a run."""
     search = _load(Path(run_dir))
-    return search.config, search.model.eval(), search.log
+    return search.config, search.result.eval(), search.log
 
 
 def origin(run_dir: str | Path) -> str:

@@ -13,22 +13,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.search import precision
-from hiddenfold.sw.search.activation import calibrate
+from hiddenfold.sw.search.activation import Quantizer, calibrate
 from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks, synchronize
-from hiddenfold.sw.search.loss import Loss
+from hiddenfold.sw.search.loss import Loss, mix_neighbours
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
+from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["Row", "Search"]
 
@@ -66,6 +70,10 @@ class Search:
             for layer in self._layers:
                 layer.start_soft()
         self.optimizer = make_optimizer(self.model, config.train)
+        self._averaged: AveragedModel | None = None
+        if config.train.average > 0.0:
+            average = get_ema_multi_avg_fn(config.train.average)
+            self._averaged = AveragedModel(self.model, multi_avg_fn=average)
         self.loss = Loss(config.train)
         self.epoch = 0
         self.step = 0
@@ -115,7 +123,7 @@ class Search:
                 self._set_rate(progress)
                 self._set_softness(progress)
                 self._total += self.train_batch(
-                    to_float(images.to(self.device), self.dtype), labels
+                    to_float(images.to(self.device), self.dtype), labels, self._share()
                 )
                 if self._soft and self.step % _RECENTRE_EVERY == 0:
                     for layer in self._layers:
@@ -137,10 +145,9 @@ class Search:
         top1 = top5 = math.nan
         if self.epoch % settings.eval_every == 0 or self.epoch == settings.epochs:
             sample = training.sample(REFRESH_IMAGES).to(self.device)
-            refresh_batch_norms(self.model, sample, padding, settings, self.dtype)
-            top1, top5 = accuracy(
-                self.model, test.at_size(size), dtype=self.dtype, ranks=self.ranks
-            )
+            result = self.result
+            refresh_batch_norms(result, sample, padding, settings, self.dtype)
+            top1, top5 = accuracy(result, test.at_size(size), dtype=self.dtype, ranks=self.ranks)
         loss, hits = (self.ranks.mean(self._total) / steps).tolist()
         row = {
             "epoch": self.epoch,
@@ -184,14 +191,33 @@ class Search:
         # Pictures take long to decode, and leave the device idle unless they are made in time.
         return map(make, steps) if isinstance(split.images, Tensor) else ahead(make, steps)
 
-    def train_batch(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step of the optimizer; returns loss and right answers (see `_total`)."""
+    @property
+    def result(self) -> FoldedResNet:
+        """What the search has found: the network as it is now, or the average of its steps."""
+        if self._averaged is None:
+            return self.model
+        averaged = cast(FoldedResNet, self._averaged.module)
+        for ours, theirs in zip(averaged.modules(), self.model.modules(), strict=True):
+            if isinstance(ours, MaskedConv2d) and isinstance(theirs, MaskedConv2d):
+                ours.softness = theirs.softness
+            elif isinstance(ours, Quantizer) and isinstance(theirs, Quantizer):
+                ours.set_extra_state(theirs.get_extra_state())
+        return averaged
+
+    def train_batch(self, images: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+        """One step of the optimizer; returns loss and right answers (see `_total`).
+
+        `share` is that of `mix_neighbours`.
+        """
+        images = mix_neighbours(images, share)
         logits = self.model(images)
-        loss = self.loss(images, logits, labels)
+        loss = self.loss(images, logits, labels, share)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.average_gradients(list(self.model.parameters()))
         self.optimizer.step()
+        if self._averaged is not None:
+            self._averaged.update_parameters(self.model)
         hits = (logits.detach().argmax(1) == labels).sum() * self.ranks.count
         return torch.stack([loss.detach(), hits.float()])
 
@@ -202,6 +228,14 @@ class Search:
         softness = self.config.train.softness(progress) if self._soft else 0.0
         for layer in self._layers:
             layer.softness = softness
+
+    def _share(self) -> float:
+        """How much of an image is its own in this step."""
+        mixup = self.config.train.mixup
+        if mixup == 0.0:
+            return 1.0
+        seed = self._generator(self.step).initial_seed() % (1 << 32)
+        return float(np.random.default_rng(seed).beta(mixup, mixup))
 
     def _generator(self, step: int = -1) -> torch.Generator:
         """Random numbers of a step of this epoch, or of the order of its images."""
@@ -239,6 +273,7 @@ class Search:
             "origin": self.origin,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self._averaged is None else self._averaged.state_dict(),
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -256,6 +291,8 @@ class Search:
         self._total = state["total"]
         self._seconds = state["seconds"]
         self.model.load_state_dict(state["model"])
+        if self._averaged is not None:
+            self._averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():

@@ -47,7 +47,7 @@ def top_k_mask(importance: Tensor, top_k: float) -> Tensor:
         flat = importance.reshape(-1)
         return _from_threshold(flat, threshold, keep).reshape(importance.shape)
     mask = importance >= threshold
-    if surplus := int(mask.sum()) - keep:
+    if surplus := int(mask.count_nonzero()) - keep:
         ties = (importance == threshold).nonzero()
         mask[ties[len(ties) - surplus :].unbind(1)] = False
     return mask
@@ -84,8 +84,9 @@ def _threshold(flat: Tensor, keep: int) -> Tensor:
         place = rank * len(sample) // flat.numel()
         low = sample[max(place - _BRACKET, 0)]
         high = sample[min(place + _BRACKET, len(sample) - 1)]
-        between = flat[(flat >= low) & (flat <= high)]
-        rank_between = rank - int((flat < low).sum())
+        below = flat < low
+        between = flat.masked_select(below ^ (flat <= high))
+        rank_between = rank - int(below.count_nonzero())
         if 1 <= rank_between <= between.numel():
             return between.kthvalue(rank_between).values
     return flat.kthvalue(rank).values
@@ -144,6 +145,8 @@ class MaskedConv2d(nn.Module):
     With a `softness` above 0, which the search sets, a weight takes part by a share of 0 to 1: its
     score, clipped, mixed (below softness 1) with the mask. `recentre` keeps scores in that range.
 
+    `chosen`, when it is not None, is a mask from outside, in place of the layer's own selection.
+
     With `trained` it is an ordinary convolution: the scores are the weights, and none is masked.
     """
 
@@ -181,6 +184,7 @@ class MaskedConv2d(nn.Module):
         self.scale = math.sqrt(2.0 / (in_channels * kernel * kernel * top_k))
         self.free_eighths = free_eighths
         self.softness = 0.0
+        self.chosen: Tensor | None = None
         weights = torch.empty(0)
         if not trained:
             sign = weight_signs(
@@ -240,10 +244,16 @@ class MaskedConv2d(nn.Module):
         threshold = _threshold(flat, kept_weights(flat.numel(), self.top_k))
         self.scores.add_(0.5 - threshold).clamp_(0.0, 1.0)
 
+    def importance(self) -> Tensor:
+        """What weights are ranked by, of the shape of the scores."""
+        return self.scores.abs() if self.magnitude else self.scores
+
     def mask(self) -> Tensor:
         """The current mask, bool [Cout, Cin, K, K]."""
+        if self.chosen is not None:
+            return self.chosen
         with torch.no_grad():
-            importance = self.scores.abs() if self.magnitude else self.scores
+            importance = self.importance()
             if self.frozen_mask is None or self.free_places is None:
                 return top_k_mask(importance, self.top_k)
             mask = self.frozen_mask.clone()

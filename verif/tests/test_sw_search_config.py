@@ -257,7 +257,16 @@ def change(path: str, value: object) -> dict:
             0.5,
             ValueError,
             "Keys 'train.soft' and 'train.harden' must be 0 unless 'model.weights' is 'signs', "
-            "'model.magnitude' is false and 'model.free_eighths' is 8, not 0.5 and 0.0",
+            "'model.magnitude' is false, 'model.free_eighths' is 8 and 'model.scope' is 'layer', "
+            "not 0.5 and 0.0",
+        ),
+        ("train/mixup", -1.0, ValueError, "Key 'train.mixup' must be 0 to 100, not -1.0"),
+        ("train/average", 1.0, ValueError, "Key 'train.average' must be 0 to 0.999999, not 1.0"),
+        (
+            "model/scope",
+            "stage",
+            ValueError,
+            "Key 'model.scope' must be one of 'layer', 'network', not 'stage'",
         ),
         ("train/warmup", 6.0, ValueError, "Key 'train.warmup' must be 0 to 5, not 6.0"),
         (

@@ -77,6 +77,30 @@ def test_ties_go_to_the_first_weights() -> None:
     assert top_k_mask(values, 0.5).tolist() == [True, True, True, False, False, False]
 
 
+def test_selection_from_the_whole_network() -> None:
+    """The largest scores of all layers together, in units in which they are drawn alike."""
+    net = small_net(scope="network", top_k=0.25)
+    with torch.no_grad():
+        net.stem.scores *= 3.0
+    net.select()
+    layers = [layer for _, layer in conv_layers(net)]
+    units = [layer.scores[0].numel() ** -0.5 for layer in layers]
+    values = [layer.scores.detach().abs() / unit for layer, unit in zip(layers, units, strict=True)]
+    masks = [layer.mask() for layer in layers]
+    count = sum(v.numel() for v in values)
+    assert sum(int(mask.sum()) for mask in masks) == round(0.25 * count)
+    kept = min(float(v[mask].min()) for v, mask in zip(values, masks, strict=True))
+    left = max(float(v[~mask].max()) for v, mask in zip(values, masks, strict=True))
+    assert kept >= left
+    # Where scores are larger, more are kept than elsewhere.
+    assert masks[0].float().mean() > 0.6 and masks[-1].float().mean() < 0.3
+    before = [mask.clone() for mask in masks]
+    with torch.no_grad():
+        net.stem.scores /= 9.0
+    net(torch.rand(1, 3, 8, 8))
+    assert not torch.equal(layers[0].mask(), before[0])
+
+
 @pytest.mark.parametrize("magnitude", [True, False])
 def test_gradient_reaches_all_scores_and_only_scores(magnitude: bool) -> None:
     net = small_net(affine="none", magnitude=magnitude)
