@@ -197,7 +197,8 @@ class MaskedConv2d(nn.Module):
             )
             weights = _channels_last(torch.from_numpy(sign).float() * self.scale)
         self.register_buffer("weights", weights, persistent=False)
-        self._cast = weights
+        # `weights` in another type, and which they were: they are constants.
+        self._cast, self._cast_from = weights, weights
         mask, places = self._frozen(seed_state)
         self.register_buffer("frozen_mask", mask, persistent=False)
         self.register_buffer("free_places", places, persistent=False)
@@ -263,8 +264,8 @@ class MaskedConv2d(nn.Module):
 
     def _weights(self, dtype: torch.dtype) -> Tensor:
         """`weights` in a type, kept from one step to the next."""
-        if self._cast.dtype != dtype or self._cast.device != self.weights.device:
-            self._cast = self.weights.to(dtype)
+        if self._cast.dtype != dtype or self._cast_from is not self.weights:
+            self._cast, self._cast_from = self.weights.to(dtype), self.weights
         return self._cast
 
     def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
