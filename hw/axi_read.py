@@ -228,8 +228,12 @@ class ReadChannel(wiring.Component):
         with m.If(self.m_axi_arready):
             m.d.sync += self.m_axi_arvalid.eq(0)
 
-        taken = Signal()  # by a port of higher priority
-        errors = []
+        # Whose burst is next is known before ``may_begin``, which comes late.
+        offers = Signal(len(ports))
+        m.d.comb += owners.i.valid.eq(may_begin & offers.any())
+        with m.If(owners.i.valid & owners.i.ready):
+            m.d.sync += self.m_axi_arvalid.eq(1)
+        splitters = []
         for i in ports:
             depth = self._depths[i]
             splitter = BurstSplitter(
@@ -250,7 +254,8 @@ class ReadChannel(wiring.Component):
                 splitter.base.eq(getattr(self, f"base{i}")),
                 splitter.limit.eq(getattr(self, f"limit{i}")),
                 splitter.room.eq(room),
-                splitter.o.ready.eq(may_begin & ~taken),
+                offers[i].eq(splitter.o.valid),
+                splitter.o.ready.eq(may_begin & ~offers[:i].any()),
                 begin.eq(splitter.o.valid & splitter.o.ready),
                 fifo.i.valid.eq(r_valid[i]),
                 fifo.i.payload.eq(r_data),
@@ -261,19 +266,19 @@ class ReadChannel(wiring.Component):
                     room + (output.valid & output.ready) - Mux(begin, splitter.o.payload.beats, 0)
                 ),
             ]
-            with m.If(begin):
-                m.d.comb += [owners.i.valid.eq(1), owners.i.payload.eq(i)]
-                m.d.sync += [
-                    self.m_axi_arvalid.eq(1),
-                    self.m_axi_araddr.eq(splitter.o.payload.address),
-                    self.m_axi_arlen.eq(splitter.o.payload.beats - 1),
-                ]
-            taken_next = Signal(name=f"taken{i}")
-            m.d.comb += taken_next.eq(taken | splitter.o.valid)
-            taken = taken_next
-            errors.append(splitter.error)
+            splitters.append(splitter)
+        for i in reversed(ports):  # of several assignments the last one counts
+            burst = splitters[i].o.payload
+            with m.If(offers[i]):
+                m.d.comb += owners.i.payload.eq(i)
+                with m.If(may_begin):
+                    m.d.sync += [
+                        self.m_axi_araddr.eq(burst.address),
+                        self.m_axi_arlen.eq(burst.beats - 1),
+                    ]
+        errors = Cat(splitter.error for splitter in splitters)
         m.d.comb += [
-            self.error_window.eq(Cat(*errors).any()),
-            self.error_ports.eq(bus_errors | Cat(*errors)),
+            self.error_window.eq(errors.any()),
+            self.error_ports.eq(bus_errors | errors),
         ]
         return m
