@@ -19,7 +19,7 @@ class RunControl(wiring.Component):
         From the registers.
     clear, engine_start, flush, stop
         To the engine: reset for a cycle, then start; see :class:`Engine`.
-    finished, idle, error, pc
+    finished, idle, error, failed, pc
         From the engine.
     busy, done, fail, code, fail_pc
         To the registers. ``fail`` comes at once with the first error, ``done`` and the end of
@@ -55,6 +55,7 @@ class RunControl(wiring.Component):
                 "finished": In(1),
                 "idle": In(1),
                 "error": In(Error),
+                "failed": In(1),
                 "pc": In(32),
                 "busy": Out(1),
                 "done": Out(1),
@@ -89,12 +90,12 @@ class RunControl(wiring.Component):
 
         def end_on_error():
             """Leave for HALT on the first of error, watchdog, abort."""
-            with m.If((self.error != Error.NONE) | late | self.abort):
+            with m.If(self.failed | late | self.abort):
                 m.d.comb += self.fail.eq(1)
                 m.next = "HALT"
 
         m.d.comb += self.code.eq(
-            Mux(self.error != Error.NONE, self.error, Mux(late, Error.WATCHDOG, Error.ABORTED))
+            Mux(self.failed, self.error, Mux(late, Error.WATCHDOG, Error.ABORTED))
         )
 
         m.d.comb += self.fail_pc.eq(self.pc)
