@@ -103,14 +103,17 @@ class MaskCache(wiring.Component):
         with m.Elif(take):
             m.d.sync += [words_after.eq(words_after - 1), address.eq(address + 1)]
 
-        # The memory's read stage, which words from outside pass as well, and the output register.
+        # The memory's read stage, which words from outside pass as well, and the output register
+        # with a spare one: so a word is taken whether or not one leaves.
+        spare = Signal(mask_bits, reset_less=True)
+        spare_full = Signal()
         held = Signal()
         held_kept = Signal()
         held_word = Signal(mask_bits)
         move = Signal()
         free = Signal()
         m.d.comb += [
-            move.eq(held & (~self.o.valid | self.o.ready)),
+            move.eq(held & ~spare_full),
             free.eq(running & (~held | move)),
             take.eq(free & (kept | self.i.valid)),
             self.i.ready.eq(free & ~kept),
@@ -124,11 +127,13 @@ class MaskCache(wiring.Component):
             m.d.sync += [held.eq(1), held_kept.eq(kept), held_word.eq(self.i.payload)]
         with m.Elif(move):
             m.d.sync += held.eq(0)
-        with m.If(move):
+        arrived = Mux(held_kept, read.data, held_word)
+        with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [
-                self.o.payload.eq(Mux(held_kept, read.data, held_word)),
-                self.o.valid.eq(1),
+                self.o.payload.eq(Mux(spare_full, spare, arrived)),
+                self.o.valid.eq(spare_full | held),
+                spare_full.eq(0),
             ]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        with m.Elif(move):
+            m.d.sync += [spare.eq(arrived), spare_full.eq(1)]
         return m
