@@ -68,14 +68,16 @@ class BurstSplitter(wiring.Component):
         end = Signal(33)
         left = Signal(self._count_bits)
         beats = Signal(range(self._max_burst + 1))
-        fits = Signal()
+        offer = Signal()
         longest = burst_limit(m, address, self._max_burst, self._beat_bits)
         m.d.comb += [
             self.o.payload.address.eq(address),
             self.o.payload.beats.eq(beats),
         ]
         # A cycle late, but room only grows while a burst waits.
-        m.d.sync += fits.eq(beats <= self.room)
+        m.d.comb += self.o.valid.eq(offer)
+        m.d.sync += offer.eq(0)
+        fits = beats <= self.room
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.cmd.ready.eq(1)
@@ -96,10 +98,11 @@ class BurstSplitter(wiring.Component):
                     m.d.sync += self.error.eq(1)
                     m.next = "FAULT"
                 with m.Else():
+                    m.d.sync += offer.eq(fits)
                     m.next = "OFFER"
             with m.State("OFFER"):
-                m.d.comb += self.o.valid.eq(fits)
-                with m.If(self.o.valid & self.o.ready):
+                m.d.sync += offer.eq(fits & ~(offer & self.o.ready))
+                with m.If(offer & self.o.ready):
                     m.d.sync += [address.eq(end), left.eq(left - beats)]
                     with m.If(left == beats):
                         m.next = "IDLE"
@@ -267,15 +270,16 @@ class ReadChannel(wiring.Component):
                 ),
             ]
             splitters.append(splitter)
-        for i in reversed(ports):  # of several assignments the last one counts
-            burst = splitters[i].o.payload
-            with m.If(offers[i]):
-                m.d.comb += owners.i.payload.eq(i)
-                with m.If(may_begin):
-                    m.d.sync += [
-                        self.m_axi_araddr.eq(burst.address),
-                        self.m_axi_arlen.eq(burst.beats - 1),
-                    ]
+        address, beats, owner = 0, 0, 0
+        for i, splitter in enumerate(splitters):
+            first = Signal(name=f"first{i}")
+            m.d.comb += first.eq(offers[i] & ~offers[:i].any())
+            address |= Mux(first, splitter.o.payload.address, 0)
+            beats |= Mux(first, splitter.o.payload.beats, 0)
+            owner |= Mux(first, i, 0)
+        m.d.comb += owners.i.payload.eq(owner)
+        with m.If(may_begin):
+            m.d.sync += [self.m_axi_araddr.eq(address), self.m_axi_arlen.eq(beats - 1)]
         errors = Cat(splitter.error for splitter in splitters)
         m.d.comb += [
             self.error_window.eq(errors.any()),

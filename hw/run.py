@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, end, counters and errors of a run (docs/spec.md sections 8 and 9)."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -78,12 +78,13 @@ class RunControl(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         active = Signal()
-        clock_left = Signal(32)
+        clock_left = Signal(signed(33))  # minus one
+        watching = Signal()
         late = Signal()
-        m.d.comb += late.eq((self.watchdog != 0) & (clock_left == 0))
+        m.d.comb += late.eq(watching & clock_left[-1])
         with m.If(self.clear):
-            m.d.sync += clock_left.eq(self.watchdog)
-        with m.Elif(active & (clock_left != 0)):
+            m.d.sync += [clock_left.eq(self.watchdog - 1), watching.eq(self.watchdog != 0)]
+        with m.Elif(active & ~clock_left[-1]):
             m.d.sync += clock_left.eq(clock_left - 1)
         well = Signal()  # the run has ended without an error
         settle = Signal(range(Counters.SETTLE))
