@@ -351,6 +351,10 @@ class Sequencer(wiring.Component):
 
         # All that can be told of the instruction before EXECUTE, in the cycles of its check.
         chosen = {opcode: Signal(name=opcode.name.lower()) for opcode in Opcode}
+        # In EXECUTE what is chosen may be done, if the check found nothing and nothing is awaited.
+        armed = {opcode: Signal(name=f"armed_{opcode.name.lower()}") for opcode in Opcode}
+        goes_armed = Signal()
+        may_go = Signal()
         begun_wrong = Signal()
         wrong = Signal(Error)  # what is found when no transfers are waited for
         is_wrong = Signal()
@@ -362,30 +366,33 @@ class Sequencer(wiring.Component):
         m.d.sync += [
             *(flag.eq(i.opcode == opcode) for opcode, flag in chosen.items()),
             begun_wrong.eq(begun != (i.opcode != Opcode.BEGIN)),
-            is_wrong.eq(wrong != Error.NONE),
             done.eq(self.images_done + i.images),
             all_done.eq(done == self.images),
             behind.eq(self.pc + isa.BYTES),
             next_pc.eq(behind),
-            wrong.eq(Error.NONE),
+            is_wrong.eq(0),
             goes_on.eq(1),
         ]
+
+        def found(code: Error):
+            m.d.sync += [wrong.eq(code), is_wrong.eq(1)]
+
         with m.Switch(i.opcode):
             with m.Case(Opcode.BEGIN):
                 with m.If(i.seed != self._target_id):
-                    m.d.sync += wrong.eq(Error.TARGET)
+                    found(Error.TARGET)
             with m.Case(Opcode.END):
                 m.d.sync += [next_pc.eq(0), goes_on.eq(done != self.images)]
                 with m.If(loop_left != 0):
-                    m.d.sync += wrong.eq(Error.LOOP)
+                    found(Error.LOOP)
                 with m.Elif(done > self.images):
-                    m.d.sync += wrong.eq(Error.FIELD)
+                    found(Error.FIELD)
             with m.Case(Opcode.LOOP):
                 with m.If((loop_left != 0) | (i.count == 0) | (i.count > 255)):
-                    m.d.sync += wrong.eq(Error.LOOP)
+                    found(Error.LOOP)
             with m.Case(Opcode.ENDLOOP):
                 with m.If(loop_left == 0):
-                    m.d.sync += wrong.eq(Error.LOOP)
+                    found(Error.LOOP)
                 with m.If(loop_left != 1):
                     m.d.sync += next_pc.eq(loop_start)
             with m.Case(*UNIT_OPCODES):
@@ -393,9 +400,27 @@ class Sequencer(wiring.Component):
             with m.Case(*TRANSFER_OPCODES):
                 m.d.sync += goes_on.eq(0)
             with m.Default():
-                m.d.sync += wrong.eq(Error.OPCODE)
+                found(Error.OPCODE)
 
-        m.d.comb += fetcher.offset.eq(next_pc)
+        transfers = (
+            (Opcode.LOAD, self.load_valid, self.load_ready),
+            (Opcode.SAVE, self.save_valid, self.save_ready),
+        )
+        m.d.sync += [goes_armed.eq(0), *(flag.eq(0) for flag in armed.values())]
+        m.d.comb += [
+            may_go.eq(~(check.field_error | check.window_error | waiting)),
+            *(
+                self.unit_start[unit].eq(armed[opcode] & may_go)
+                for unit, opcode in enumerate(UNIT_OPCODES)
+            ),
+            *(valid.eq(armed[opcode] & may_go) for opcode, valid, _ in transfers),
+            fetcher.start.eq(
+                (goes_armed & may_go)
+                | (self.load_valid & self.load_ready)
+                | (self.save_valid & self.save_ready)
+            ),
+            fetcher.offset.eq(next_pc),
+        ]
         with m.If(fetcher.start):
             m.d.sync += fetch_pc.eq(next_pc)
         with m.FSM():
@@ -422,6 +447,11 @@ class Sequencer(wiring.Component):
             with m.State("CHECK2"):
                 m.next = "CHECK3"
             with m.State("CHECK3"):
+                right = ~(begun_wrong | is_wrong)
+                m.d.sync += [
+                    *(flag.eq(chosen[opcode] & right) for opcode, flag in armed.items()),
+                    goes_armed.eq(goes_on & right),
+                ]
                 m.next = "EXECUTE"
             with m.State("EXECUTE"):
                 with m.If(begun_wrong):
@@ -432,38 +462,32 @@ class Sequencer(wiring.Component):
                     fail(Error.WINDOW)
                 with m.Elif(waiting):
                     m.d.comb += self.transfer_stall.eq(1)
+                    m.d.sync += [
+                        *(flag.eq(flag) for flag in armed.values()),
+                        goes_armed.eq(goes_armed),
+                    ]
                 with m.Elif(is_wrong):
                     fail(wrong)
                 with m.Else():
                     m.next = "FETCH"
-                    m.d.comb += fetcher.start.eq(goes_on)
-                    with m.If(chosen[Opcode.BEGIN]):
+                    with m.If(armed[Opcode.BEGIN]):
                         m.d.sync += [begun.eq(1), self.affine_address.eq(self.program + i.offset)]
-                    with m.If(chosen[Opcode.END]):
+                    with m.If(armed[Opcode.END]):
                         m.d.sync += [begun.eq(0), self.images_done.eq(done)]
                         with m.If(all_done):
                             m.d.comb += self.finished.eq(1)
                             m.next = "IDLE"
-                    with m.If(chosen[Opcode.LOOP]):
+                    with m.If(armed[Opcode.LOOP]):
                         m.d.sync += [loop_left.eq(i.count), loop_start.eq(behind)]
-                    with m.If(chosen[Opcode.ENDLOOP]):
+                    with m.If(armed[Opcode.ENDLOOP]):
                         m.d.sync += [loop_left.eq(loop_left - 1), self.repeated.eq(loop_left != 1)]
-                    for unit, opcode in enumerate(UNIT_OPCODES):
-                        with m.If(chosen[opcode]):
-                            m.d.comb += self.unit_start[unit].eq(1)
-                            m.next = "UNIT"
-                    for opcode, valid, ready in (
-                        (Opcode.LOAD, self.load_valid, self.load_ready),
-                        (Opcode.SAVE, self.save_valid, self.save_ready),
-                    ):
-                        with m.If(chosen[opcode]):
-                            m.d.comb += [
-                                valid.eq(1),
-                                self.transfer_stall.eq(~ready),
-                                fetcher.start.eq(ready),
-                            ]
-                            with m.If(~ready):
-                                m.next = "EXECUTE"
+                    with m.If(self.unit_start.any()):
+                        m.next = "UNIT"
+                    for opcode, _, ready in transfers:
+                        with m.If(armed[opcode] & ~ready):
+                            m.d.comb += self.transfer_stall.eq(1)
+                            m.d.sync += armed[opcode].eq(1)
+                            m.next = "EXECUTE"
             with m.State("UNIT"):
                 m.d.comb += self.upcoming_valid.eq(
                     fetcher.valid
