@@ -56,16 +56,18 @@ class ActivationMemory(wiring.Component):
             }
         )
 
+    def bank_of(self, address):
+        """Return the bank of an address."""
+        return address[exact_log2(self._bank_words) :] if self._banks > 1 else Cat(0)
+
     def elaborate(self, platform):
         m = Module()
         offset_bits = exact_log2(self._bank_words)
-        a_bank, b_bank, w_bank = (
-            address[offset_bits:] if self._banks > 1 else Cat(0)
-            for address in (self.a_addr, self.b_addr, self.w_addr)
-        )
+        a_bank, b_bank, w_bank = map(self.bank_of, (self.a_addr, self.b_addr, self.w_addr))
         m.d.comb += self.b_ready.eq(~(self.a_en & (a_bank == b_bank)))
-        # Each reader has its own register behind each bank. Those of the banks that it does not
-        # read are cleared, so that an OR makes its word.
+        # A bank reads in each cycle: an enable would come late. Each reader has its own register
+        # behind each bank. Those of the banks that it does not read are cleared, so that an OR
+        # makes its word.
         words = {"a": [], "b": []}
         for k in range(self._banks):
             bank = memory.Memory(
@@ -84,7 +86,6 @@ class ActivationMemory(wiring.Component):
                 write.data.eq(self.w_data),
                 write.en.eq(self.w_en & (w_bank == k).replicate(len(self.w_en))),
                 read.addr.eq(self.b_addr[:offset_bits]),
-                read.en.eq(a_here | b_here),
             ]
             with m.If(a_here):
                 m.d.comb += read.addr.eq(self.a_addr[:offset_bits])

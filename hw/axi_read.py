@@ -68,14 +68,16 @@ class BurstSplitter(wiring.Component):
         end = Signal(33)
         left = Signal(self._count_bits)
         beats = Signal(range(self._max_burst + 1))
-        fits = Signal()
+        offer = Signal()
         longest = burst_limit(m, address, self._max_burst, self._beat_bits)
         m.d.comb += [
             self.o.payload.address.eq(address),
             self.o.payload.beats.eq(beats),
         ]
         # A cycle late, but room only grows while a burst waits.
-        m.d.sync += fits.eq(beats <= self.room)
+        m.d.comb += self.o.valid.eq(offer)
+        m.d.sync += offer.eq(0)
+        fits = beats <= self.room
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.cmd.ready.eq(1)
@@ -96,10 +98,11 @@ class BurstSplitter(wiring.Component):
                     m.d.sync += self.error.eq(1)
                     m.next = "FAULT"
                 with m.Else():
+                    m.d.sync += offer.eq(fits)
                     m.next = "OFFER"
             with m.State("OFFER"):
-                m.d.comb += self.o.valid.eq(fits)
-                with m.If(self.o.valid & self.o.ready):
+                m.d.sync += offer.eq(fits & ~(offer & self.o.ready))
+                with m.If(offer & self.o.ready):
                     m.d.sync += [address.eq(end), left.eq(left - beats)]
                     with m.If(left == beats):
                         m.next = "IDLE"
@@ -228,8 +231,12 @@ class ReadChannel(wiring.Component):
         with m.If(self.m_axi_arready):
             m.d.sync += self.m_axi_arvalid.eq(0)
 
-        taken = Signal()  # by a port of higher priority
-        errors = []
+        # Whose burst is next is known before ``may_begin``, which comes late.
+        offers = Signal(len(ports))
+        m.d.comb += owners.i.valid.eq(may_begin & offers.any())
+        with m.If(owners.i.valid & owners.i.ready):
+            m.d.sync += self.m_axi_arvalid.eq(1)
+        splitters = []
         for i in ports:
             depth = self._depths[i]
             splitter = BurstSplitter(
@@ -250,7 +257,8 @@ class ReadChannel(wiring.Component):
                 splitter.base.eq(getattr(self, f"base{i}")),
                 splitter.limit.eq(getattr(self, f"limit{i}")),
                 splitter.room.eq(room),
-                splitter.o.ready.eq(may_begin & ~taken),
+                offers[i].eq(splitter.o.valid),
+                splitter.o.ready.eq(may_begin & ~offers[:i].any()),
                 begin.eq(splitter.o.valid & splitter.o.ready),
                 fifo.i.valid.eq(r_valid[i]),
                 fifo.i.payload.eq(r_data),
@@ -261,19 +269,20 @@ class ReadChannel(wiring.Component):
                     room + (output.valid & output.ready) - Mux(begin, splitter.o.payload.beats, 0)
                 ),
             ]
-            with m.If(begin):
-                m.d.comb += [owners.i.valid.eq(1), owners.i.payload.eq(i)]
-                m.d.sync += [
-                    self.m_axi_arvalid.eq(1),
-                    self.m_axi_araddr.eq(splitter.o.payload.address),
-                    self.m_axi_arlen.eq(splitter.o.payload.beats - 1),
-                ]
-            taken_next = Signal(name=f"taken{i}")
-            m.d.comb += taken_next.eq(taken | splitter.o.valid)
-            taken = taken_next
-            errors.append(splitter.error)
+            splitters.append(splitter)
+        address, beats, owner = 0, 0, 0
+        for i, splitter in enumerate(splitters):
+            first = Signal(name=f"first{i}")
+            m.d.comb += first.eq(offers[i] & ~offers[:i].any())
+            address |= Mux(first, splitter.o.payload.address, 0)
+            beats |= Mux(first, splitter.o.payload.beats, 0)
+            owner |= Mux(first, i, 0)
+        m.d.comb += owners.i.payload.eq(owner)
+        with m.If(may_begin):
+            m.d.sync += [self.m_axi_araddr.eq(address), self.m_axi_arlen.eq(beats - 1)]
+        errors = Cat(splitter.error for splitter in splitters)
         m.d.comb += [
-            self.error_window.eq(Cat(*errors).any()),
-            self.error_ports.eq(bus_errors | Cat(*errors)),
+            self.error_window.eq(errors.any()),
+            self.error_ports.eq(bus_errors | errors),
         ]
         return m

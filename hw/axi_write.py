@@ -81,6 +81,7 @@ class WriteChannel(wiring.Component):
         # Beats taken and not yet given to a burst: FIFO memory, read stage, output register.
         level = Signal(range(depth + 3))
         w_left = Signal.like(longest)
+        sending = Signal()  # w_left is not 0
         unanswered = Signal(range(self._outstanding + 1))
         halted = Signal()
         sender_free = Signal()
@@ -90,13 +91,13 @@ class WriteChannel(wiring.Component):
         m.d.comb += [
             *address_constants(self, "aw", self._data_bits),
             halted.eq(self.stop | self.error_bus | self.error_window),
-            sender_free.eq(~self.m_axi_awvalid & (w_left == 0)),
+            sender_free.eq(~self.m_axi_awvalid & ~sending),
             self.idle.eq(((level == 0) | halted) & sender_free & (unanswered == 0) & ~self.beat),
             self.m_axi_wdata.eq(fifo.o.payload),
             self.m_axi_wstrb.eq(-1),
             self.m_axi_wlast.eq(w_left == 1),
-            self.m_axi_wvalid.eq(fifo.o.valid & (w_left != 0)),
-            fifo.o.ready.eq(self.m_axi_wready & (w_left != 0)),
+            self.m_axi_wvalid.eq(fifo.o.valid & sending),
+            fifo.o.ready.eq(self.m_axi_wready & sending),
             beat.eq(self.m_axi_wvalid & self.m_axi_wready),
             self.m_axi_bready.eq(1),
         ]
@@ -111,7 +112,7 @@ class WriteChannel(wiring.Component):
         with m.If(self.m_axi_awready):
             m.d.sync += self.m_axi_awvalid.eq(0)
         with m.If(beat):
-            m.d.sync += w_left.eq(w_left - 1)
+            m.d.sync += [w_left.eq(w_left - 1), sending.eq(~self.m_axi_wlast)]
         with m.FSM():
             with m.State("LENGTH"):  # ``longest`` follows ``pointer`` by a cycle
                 m.next = "GATHER"
@@ -137,6 +138,7 @@ class WriteChannel(wiring.Component):
                         self.m_axi_awaddr.eq(pointer),
                         self.m_axi_awlen.eq(beats - 1),
                         w_left.eq(beats),
+                        sending.eq(1),
                         pointer.eq(end),
                     ]
                     m.next = "LENGTH"

@@ -275,7 +275,6 @@ class ConvEngine(wiring.Component):
             drain.bias.eq(affine.bias),
             drain.shift.eq(affine.shift),
             drain.residual.eq(affine.residual),
-            sums.drain_en.eq(drain.psum_en),
             sums.drain_index.eq(drain.psum_index),
             sums.drain_bank.eq(drain.psum_bank),
             sums.drain_parts.eq(drain.psum_parts),

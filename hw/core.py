@@ -74,6 +74,7 @@ class Accelerator(wiring.Component):
             control.finished.eq(engine.finished),
             control.idle.eq(engine.idle),
             control.error.eq(engine.error),
+            control.failed.eq(engine.failed),
             control.pc.eq(engine.pc),
             engine.start.eq(control.engine_start),
             engine.flush.eq(control.flush),

@@ -4,7 +4,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -32,7 +32,7 @@ class Drain(wiring.Component):
         A pixel tile is complete in the partial-sum banks, which are used in turn.
     drained
         Its last pixel has been read; the bank is free.
-    psum_en, psum_index, psum_bank, psum_parts, psum_data
+    psum_index, psum_bank, psum_parts, psum_data
         Read port of the partial sums.
     affine_full, affine_take, multiplier, bias, shift, residual
         Constants of a block, see ``AffineLoader``.
@@ -71,7 +71,6 @@ class Drain(wiring.Component):
                 "res": In(32),
                 "complete": In(1),
                 "drained": Out(1),
-                "psum_en": Out(1),
                 "psum_index": Out(range(depth)),
                 "psum_bank": Out(1),
                 "psum_parts": Out(self._parts),
@@ -115,16 +114,15 @@ class Drain(wiring.Component):
         issue = Signal()
         part = Signal(range(self._parts))  # of the rows, for logits
         next_pixel = Signal()
-        column, line, maps = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal(8)
-        # The largest of each; those of a tile a cycle late, in which no pixel is taken.
-        last_column, last_line, most_maps = (
-            Signal.like(signal) for signal in (self.out_w, tiles.rows, tiles.maps)
-        )
+        # Columns, lines and maps after this one, minus one: the sign tells the last. Those of a new
+        # tile come a cycle late, in which no pixel is taken.
+        columns, lines = (Signal(signed(isa.MAP_BITS + 1), name=n) for n in ("columns", "lines"))
+        maps = Signal(signed(9))
+        width_after, height_after = Signal.like(columns), Signal.like(lines)
         settled = Signal()
         m.d.sync += [
-            last_column.eq(self.out_w - 1),
-            last_line.eq(tiles.rows - 1),
-            most_maps.eq(tiles.maps - 1),
+            width_after.eq(self.out_w - 2),
+            height_after.eq(tiles.rows - 2),
             settled.eq(~self.drained),
         ]
         last_pixel = Signal()  # of an image in the tile
@@ -134,9 +132,8 @@ class Drain(wiring.Component):
         segment = Signal(segments)  # of the block whose pixels are in flight
         m.d.comb += [
             tiles.start.eq(self.start),
-            last_pixel.eq((column == last_column) & (line == last_line)),
-            last_map.eq(maps == most_maps),
-            self.psum_en.eq(issue),
+            last_pixel.eq(columns[-1] & lines[-1]),
+            last_map.eq(maps[-1]),
             self.res_addr.eq(res_address),
             self.overflow.eq(
                 issue & ~self.logits & (write_address[-1] | (self.add_residual & res_address[-1]))
@@ -153,14 +150,14 @@ class Drain(wiring.Component):
                 self.psum_index.eq(self.psum_index + 1),
                 write_address.eq(write_address + self.out_words),
                 res_address.eq(res_address + self.out_words),
-                column.eq(column + 1),
+                columns.eq(columns - 1),
             ]
-            with m.If(column == last_column):
-                m.d.sync += [column.eq(0), line.eq(line + 1)]
+            with m.If(columns[-1]):
+                m.d.sync += [columns.eq(width_after), lines.eq(lines - 1)]
             with m.If(last_pixel):
-                m.d.sync += [line.eq(0), maps.eq(maps + 1)]
+                m.d.sync += [lines.eq(height_after), maps.eq(maps - 1)]
             with m.If(last_pixel & last_map):
-                m.d.sync += [self.psum_index.eq(0), self.psum_bank.eq(~self.psum_bank), maps.eq(0)]
+                m.d.sync += [self.psum_index.eq(0), self.psum_bank.eq(~self.psum_bank)]
 
         # What follows a pixel down the pipeline.
         live = [issue, *(Signal(name=f"live{i}") for i in range(1, latency + 1))]
@@ -216,7 +213,7 @@ class Drain(wiring.Component):
 
         last_block = Signal()
         block_done = Signal()
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.sync += [
@@ -224,9 +221,6 @@ class Drain(wiring.Component):
                         waiting.eq(0),
                         self.psum_bank.eq(0),
                         self.psum_index.eq(0),
-                        column.eq(0),
-                        line.eq(0),
-                        maps.eq(0),
                     ]
                     m.next = "BLOCK"
             with m.State("BLOCK"):
@@ -236,6 +230,7 @@ class Drain(wiring.Component):
                     res_address.eq(self.res + (tiles.block >> segments)),
                     segment.eq(tiles.block),
                     last_block.eq(tiles.block == self.blocks - 1),
+                    columns.eq(self.out_w - 2),
                 ]
                 with m.If(~in_flight & (self.affine_full | self.logits)):
                     m.d.comb += self.affine_take.eq(~self.logits)
@@ -273,4 +268,6 @@ class Drain(wiring.Component):
                         with m.If(block_done & last_block):
                             m.d.sync += self.done.eq(1)
                             m.next = "IDLE"
+        with m.If(fsm.ongoing("BLOCK") | ~settled):
+            m.d.sync += [lines.eq(tiles.rows - 2), maps.eq(tiles.maps - 2)]
         return m

@@ -13,9 +13,9 @@ from hiddenfold.hw.axi_merge import WriteMerger, connect_master
 from hiddenfold.hw.axi_read import ReadChannel
 from hiddenfold.hw.axi_write import WriteChannel
 from hiddenfold.hw.conv import ConvEngine
-from hiddenfold.hw.isa import Error
+from hiddenfold.hw.isa import Error, Opcode
 from hiddenfold.hw.pool import Pool
-from hiddenfold.hw.sequencer import Sequencer
+from hiddenfold.hw.sequencer import UNIT_OPCODES, Sequencer
 from hiddenfold.hw.store import Store
 from hiddenfold.hw.transfer import Load, Save
 from hiddenfold.hw.unfold import Unfold
@@ -38,8 +38,9 @@ class Engine(wiring.Component):
         Send the rest of the output; begin no further bus transaction.
     idle
         No bus transaction is unfinished; with ``flush``, all output is written.
-    finished, images_done, pc, error
-        State of the sequencer; first error code of any part, 0 while all is well.
+    finished, images_done, pc, error, failed
+        State of the sequencer; first error code of any part, 0 while all is well; whether it is
+        not 0.
     read_beat, write_beat, bus_stall, array_cycle, tile_stall, drain_stall, transfer_stall
         Events for the counters.
     m_axi_*
@@ -136,6 +137,7 @@ class Engine(wiring.Component):
                 "images_done": Out(16),
                 "pc": Out(32),
                 "error": Out(Error),
+                "failed": Out(1),
                 "read_beat": Out(1),
                 "write_beat": Out(1),
                 "bus_stall": Out(1),
@@ -227,17 +229,26 @@ class Engine(wiring.Component):
 
         # Activation memory: one unit works at a time; only CONV reads its second port. Transfers
         # use what the units leave.
+        works = {opcode: Signal(name=f"works_{opcode.name.lower()}") for opcode in UNIT_OPCODES}
+        m.d.sync += [works[opcode].eq(instruction.opcode == opcode) for opcode in works]
         m.d.comb += [
             memory.a_en.eq(conv.a_en | pool.act_r_en | store.act_r_en),
             memory.a_addr.eq(
-                Mux(conv.a_en, conv.a_addr, Mux(pool.act_r_en, pool.act_r_addr, store.act_r_addr))
+                Mux(
+                    works[Opcode.CONV],
+                    conv.a_addr,
+                    Mux(works[Opcode.POOL], pool.act_r_addr, store.act_r_addr),
+                )
             ),
             conv.a_data.eq(memory.a_data),
             pool.act_r_data.eq(memory.a_data),
             store.act_r_data.eq(memory.a_data),
             memory.b_en.eq(conv.b_en | save.r_en),
             memory.b_addr.eq(Mux(conv.b_en, conv.b_addr, save.r_addr)),
-            conv.b_ready.eq(memory.b_ready),
+            # As memory.b_ready, without the units that are at rest.
+            conv.b_ready.eq(
+                ~(conv.a_en & (memory.bank_of(conv.a_addr) == memory.bank_of(conv.b_addr)))
+            ),
             save.r_ready.eq(memory.b_ready & ~conv.b_en),
             save.r_data.eq(memory.b_data),
             conv.b_data.eq(memory.b_data),
@@ -333,12 +344,25 @@ class Engine(wiring.Component):
                     m.d.sync += wrapped.eq(1)
 
         write_window = writer.error_window | saver.error_window
+        faults = (
+            reader.error_bus,
+            writer.error_bus,
+            saver.error_bus,
+            sequencer.failed,
+            conv.mask_error,
+            conv.affine_error,
+            reader.error_window,
+            write_window,
+            conv.overflow,
+            wrapped,
+        )
+        m.d.comb += self.failed.eq(Cat(*faults).any())
         # Errors, the first in this order if several come in one cycle.
         with m.If(reader.error_bus):
             m.d.comb += self.error.eq(Error.BUS_READ)
         with m.Elif(writer.error_bus | saver.error_bus):
             m.d.comb += self.error.eq(Error.BUS_WRITE)
-        with m.Elif(sequencer.error != Error.NONE):
+        with m.Elif(sequencer.failed):
             m.d.comb += self.error.eq(sequencer.error)
         with m.Elif(conv.mask_error):
             m.d.comb += self.error.eq(Error.MASK_SIGNATURE)

@@ -49,7 +49,7 @@ class StreamFifo(wiring.Component):
         payload = Signal(self._shape, reset_less=True)
         m.d.comb += [
             self.o.payload.eq(payload),
-            self.i.ready.eq(stored != self._depth),
+            self.i.ready.eq(~stored[-1]),  # the depth is a power of two
             write.en.eq(self.i.valid & self.i.ready),
             write.data.eq(self.i.payload),
             move.eq(read_valid & (~self.o.valid | self.o.ready)),

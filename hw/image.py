@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the pixels of an image in external memory (layout: docs/spec.md section 6)."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -80,12 +80,12 @@ class PixelReader(wiring.Component):
 
         word = Signal(self._bus_bits)
         held = Signal(range(beat_pixels + 1))
-        left = Signal(isa.MAP_BITS)  # pixels of the row
+        left = Signal(signed(isa.MAP_BITS + 1))  # pixels of the row, minus one
         place = Signal(range(_ROW_PIXELS))  # within 16 bytes
         padding = Signal()
         take = Signal()
         m.d.comb += [
-            padding.eq(left == 0),
+            padding.eq(left[-1]),
             self.o.valid.eq((held != 0) & ~padding),
             self.o.payload.eq(word),
             take.eq((held != 0) & (padding | self.o.ready)),
@@ -97,8 +97,8 @@ class PixelReader(wiring.Component):
                 held.eq(held - 1),
                 place.eq(place + 1),
             ]
-            with m.If((place == _ROW_PIXELS - 1) & (left <= 1)):
-                m.d.sync += [left.eq(self.in_w), rows_to_read.eq(rows_to_read - 1)]
+            with m.If((place == _ROW_PIXELS - 1) & (left <= 0)):
+                m.d.sync += [left.eq(self.in_w - 1), rows_to_read.eq(rows_to_read - 1)]
             with m.Elif(~padding):
                 m.d.sync += left.eq(left - 1)
         with m.If(self.data.valid & self.data.ready):
@@ -108,7 +108,7 @@ class PixelReader(wiring.Component):
                 self.next_address.eq(self.address),
                 rows_to_ask.eq(self.in_h),
                 rows_to_read.eq(self.in_h),
-                left.eq(self.in_w),
+                left.eq(self.in_w - 1),
                 place.eq(0),
             ]
         return m

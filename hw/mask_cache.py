@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recurrent mask cache: each mask bit comes from memory once, however often it is used."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -76,33 +76,44 @@ class MaskCache(wiring.Component):
         running = Signal()
         kept = Signal()  # this pixel tile's words are in the cache
         base, address = Signal.like(read.addr), Signal.like(read.addr)
-        last_word = Signal(24)
-        word = Signal(24)
+        words_after = Signal(signed(25))  # of the pixel tile, minus one
         take = Signal()
         m.d.comb += [
             kept.eq(self.cached & (self.repeated | tiles.again)),
             tiles.start.eq(self.start),
-            tiles.step.eq(take & (word == last_word)),
+            tiles.step.eq(take & words_after[-1]),
         ]
-        m.d.sync += last_word.eq((self.count >> exact_log2(mask_bits // 64)) - 1)
+        most_after = (self.count >> exact_log2(mask_bits // 64))[:24] - 2
         with m.If(self.start):
             place = self.cache << exact_log2(PLACE_BITS // mask_bits)
-            m.d.sync += [running.eq(1), word.eq(0), base.eq(place), address.eq(place)]
+            m.d.sync += [
+                running.eq(1),
+                words_after.eq(most_after),
+                base.eq(place),
+                address.eq(place),
+            ]
         with m.Elif(tiles.step):
-            m.d.sync += [word.eq(0), address.eq(base), running.eq(~tiles.last)]
+            m.d.sync += [
+                words_after.eq(most_after),
+                address.eq(base),
+                running.eq(~tiles.last),
+            ]
             with m.If(tiles.last_tile):
                 m.d.sync += [base.eq(address + 1), address.eq(address + 1)]
         with m.Elif(take):
-            m.d.sync += [word.eq(word + 1), address.eq(address + 1)]
+            m.d.sync += [words_after.eq(words_after - 1), address.eq(address + 1)]
 
-        # The memory's read stage, which words from outside pass as well, and the output register.
+        # The memory's read stage, which words from outside pass as well, and the output register
+        # with a spare one: so a word is taken whether or not one leaves.
+        spare = Signal(mask_bits, reset_less=True)
+        spare_full = Signal()
         held = Signal()
         held_kept = Signal()
         held_word = Signal(mask_bits)
         move = Signal()
         free = Signal()
         m.d.comb += [
-            move.eq(held & (~self.o.valid | self.o.ready)),
+            move.eq(held & ~spare_full),
             free.eq(running & (~held | move)),
             take.eq(free & (kept | self.i.valid)),
             self.i.ready.eq(free & ~kept),
@@ -116,11 +127,13 @@ class MaskCache(wiring.Component):
             m.d.sync += [held.eq(1), held_kept.eq(kept), held_word.eq(self.i.payload)]
         with m.Elif(move):
             m.d.sync += held.eq(0)
-        with m.If(move):
+        arrived = Mux(held_kept, read.data, held_word)
+        with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [
-                self.o.payload.eq(Mux(held_kept, read.data, held_word)),
-                self.o.valid.eq(1),
+                self.o.payload.eq(Mux(spare_full, spare, arrived)),
+                self.o.valid.eq(spare_full | held),
+                spare_full.eq(0),
             ]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        with m.Elif(move):
+            m.d.sync += [spare.eq(arrived), spare_full.eq(1)]
         return m

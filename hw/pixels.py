@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams the pixels of each tile past the array, one a cycle."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -79,15 +79,12 @@ class PixelStreamer(wiring.Component):
         row_pitch = Signal(self._address_bits + 1)
         row_step = Signal(self._address_bits + 1)
         image_pixels = Signal(self._index_bits)
-        most_passes, most_words = Signal.like(self.passes), Signal.like(self.in_words)
         double = self.stride == 2
         m.d.sync += [
             column_step.eq(Mux(double, self.in_words << 1, self.in_words)),
             row_pitch.eq(self.in_w * self.in_words),
             row_step.eq(Mux(double, row_pitch << 1, row_pitch)),
             image_pixels.eq(self.out_h * self.out_w),
-            most_passes.eq(self.passes - 1),
-            most_words.eq(self.in_words - 1),
         ]
 
         # The rectangle in work, and the next pass of it.
@@ -95,21 +92,24 @@ class PixelStreamer(wiring.Component):
         have = Signal()
         word = Signal(isa.WORD_BITS)
         pass_ = Signal(3)
-        last_pass = pass_ == most_passes
-        last_word = word == most_words
-        begin = rectangle.first & (word == 0) & (pass_ == 0)
+        # All counts of what comes after are one less: their sign tells the last of each.
+        words_after = Signal(signed(isa.WORD_BITS + 1))
+        passes_after = Signal(signed(5))
+        first_word, first_pass = Signal(), Signal()
+        last_word, last_pass = words_after[-1], passes_after[-1]
+        begin = rectangle.first & first_word & first_pass
         opened = Signal(range(3))  # partial-sum banks in use
         wait = Signal(range(isa.PIXEL_SPACING))  # cycles left in which a pixel may not come again
         load = Signal()
         finished = Signal()  # the rectangle's last pass is loaded in this cycle
-        columns, rows, maps = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal(8)
+        columns, rows, maps = (Signal.like(rectangle[name]) for name in ("cols", "rows", "maps"))
         slot_last = Signal()
-        tile_missing = (pass_ == 0) & ~self.shadow_full
+        tile_missing = first_pass & ~self.shadow_full
         bank_missing = begin & (opened == 2)
         free = ~self.slot | slot_last
         ready = free & have & ~(self.gap & (self.slot | (wait != 0)))
         m.d.comb += [
-            slot_last.eq((columns == 0) & (rows == 0) & (maps == 0)),
+            slot_last.eq(columns[-1] & rows[-1] & maps[-1]),
             load.eq(ready & ~tile_missing & ~bank_missing),
             finished.eq(load & last_pass & last_word),
             self.tile_stall.eq(ready & tile_missing & ~bank_missing),
@@ -119,11 +119,21 @@ class PixelStreamer(wiring.Component):
         with m.If(self.i.ready):
             m.d.sync += [have.eq(self.i.valid), rectangle.eq(self.i.payload)]
         with m.If(load):
-            m.d.sync += pass_.eq(pass_ + 1)
+            m.d.sync += [
+                pass_.eq(pass_ + 1),
+                passes_after.eq(passes_after - 1),
+                first_pass.eq(last_pass),
+            ]
             with m.If(last_pass):
-                m.d.sync += [pass_.eq(0), word.eq(word + 1)]
+                m.d.sync += [
+                    pass_.eq(0),
+                    passes_after.eq(self.passes - 2),
+                    word.eq(word + 1),
+                    words_after.eq(words_after - 1),
+                    first_word.eq(last_word),
+                ]
                 with m.If(last_word):
-                    m.d.sync += word.eq(0)
+                    m.d.sync += [word.eq(0), words_after.eq(self.in_words - 2)]
 
         with m.If(self.slot):
             m.d.sync += wait.eq(isa.PIXEL_SPACING - 1)
@@ -134,18 +144,15 @@ class PixelStreamer(wiring.Component):
         width = self._address_bits + 1
         address, row_address, image_address = Signal(width), Signal(width), Signal(width)
         row_index, image_index = Signal(self._index_bits), Signal(self._index_bits)
-        # Of the pass in work, minus one.
-        width_left, height_left = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS)
+        width_after, height_after = Signal.like(columns), Signal.like(rows)  # of the pass in work
         end_pass = Signal()
-        first_slot = Signal()
         m.d.comb += [
             self.address.eq(address),
             self.overflow.eq(self.valid & address[-1]),
-            self.swap.eq(self.slot & first_slot & (self.pass_ == 0)),
             self.release.eq(self.swap),
             self.end.eq(self.slot & slot_last & end_pass),
         ]
-        m.d.sync += first_slot.eq(load)
+        m.d.sync += self.swap.eq(load & first_pass)
         with m.If(load):
             start = rectangle.address + word
             m.d.sync += [
@@ -157,11 +164,11 @@ class PixelStreamer(wiring.Component):
                 self.index.eq(rectangle.index),
                 row_index.eq(rectangle.index),
                 image_index.eq(rectangle.index),
-                columns.eq(Mux(rectangle.empty, 0, rectangle.cols)),
-                rows.eq(Mux(rectangle.empty, 0, rectangle.rows)),
-                maps.eq(Mux(rectangle.empty, 0, rectangle.maps)),
-                width_left.eq(rectangle.cols),
-                height_left.eq(rectangle.rows),
+                columns.eq(Mux(rectangle.empty, -1, rectangle.cols)),
+                rows.eq(Mux(rectangle.empty, -1, rectangle.rows)),
+                maps.eq(Mux(rectangle.empty, -1, rectangle.maps)),
+                width_after.eq(rectangle.cols),
+                height_after.eq(rectangle.rows),
                 self.pass_.eq(pass_),
                 self.overwrite.eq(begin),
                 end_pass.eq(rectangle.last & last_word & last_pass),
@@ -170,7 +177,7 @@ class PixelStreamer(wiring.Component):
         with m.Elif(slot_last):
             m.d.sync += [self.slot.eq(0), self.valid.eq(0)]
         with m.Elif(self.slot):
-            with m.If((columns == 0) & (rows == 0)):
+            with m.If(columns[-1] & rows[-1]):
                 m.d.sync += [
                     address.eq(image_address + self.image_words),
                     row_address.eq(image_address + self.image_words),
@@ -178,17 +185,17 @@ class PixelStreamer(wiring.Component):
                     self.index.eq(image_index + image_pixels),
                     row_index.eq(image_index + image_pixels),
                     image_index.eq(image_index + image_pixels),
-                    columns.eq(width_left),
-                    rows.eq(height_left),
+                    columns.eq(width_after),
+                    rows.eq(height_after),
                     maps.eq(maps - 1),
                 ]
-            with m.Elif(columns == 0):
+            with m.Elif(columns[-1]):
                 m.d.sync += [
                     address.eq(row_address + row_step),
                     row_address.eq(row_address + row_step),
                     self.index.eq(row_index + self.out_w),
                     row_index.eq(row_index + self.out_w),
-                    columns.eq(width_left),
+                    columns.eq(width_after),
                     rows.eq(rows - 1),
                 ]
             with m.Else():
@@ -201,5 +208,15 @@ class PixelStreamer(wiring.Component):
         m.d.sync += opened.eq(opened + (load & begin) - self.drained)
         with m.If(self.start):
             # The first pixel tile toggles to bank 0.
-            m.d.sync += [opened.eq(0), self.bank.eq(1), have.eq(0)]
+            m.d.sync += [
+                opened.eq(0),
+                self.bank.eq(1),
+                have.eq(0),
+                word.eq(0),
+                pass_.eq(0),
+                words_after.eq(self.in_words - 2),
+                passes_after.eq(self.passes - 2),
+                first_word.eq(1),
+                first_pass.eq(1),
+            ]
         return m

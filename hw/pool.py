@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction POOL: max pooling (docs/spec.md 4.4)."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -79,21 +79,13 @@ class Pool(wiring.Component):
         left = Signal(isa.MAP_BITS + 2)
         tap_row = Signal(isa.MAP_BITS + 2)
         tap_col = Signal(isa.MAP_BITS + 2)
-        x, y = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS)
-        word = Signal(isa.WORD_BITS)
+        # Windows, rows of them and words after this one, minus one: the sign tells the last.
+        windows, rows = (Signal(signed(isa.MAP_BITS + 1), name=n) for n in ("windows", "rows"))
+        words = Signal(signed(isa.WORD_BITS + 1))
         ky, kx = Signal(4), Signal(4)
 
-        # The largest of each, long before they are needed.
-        most_taps = Signal.like(self.kernel, reset_less=True)
-        most_words = Signal.like(self.in_words, reset_less=True)
-        most_x = Signal.like(self.out_w, reset_less=True)
-        most_y = Signal.like(self.out_h, reset_less=True)
-        m.d.sync += [
-            most_taps.eq(self.kernel - 1),
-            most_words.eq(self.in_words - 1),
-            most_x.eq(self.out_w - 1),
-            most_y.eq(self.out_h - 1),
-        ]
+        most_taps = Signal.like(self.kernel, reset_less=True)  # long before it is needed
+        m.d.sync += most_taps.eq(self.kernel - 1)
 
         reading = Signal()
         inside = Signal()
@@ -105,9 +97,9 @@ class Pool(wiring.Component):
             self.act_r_addr.eq(tap),
             last_kx.eq(kx == most_taps),
             last_ky.eq(ky == most_taps),
-            last_word.eq(word == most_words),
-            last_x.eq(x == most_x),
-            last_y.eq(y == most_y),
+            last_word.eq(words[-1]),
+            last_x.eq(windows[-1]),
+            last_y.eq(rows[-1]),
         ]
 
         factor = Signal(isa.MAP_BITS)
@@ -125,7 +117,7 @@ class Pool(wiring.Component):
                     pad_left.eq(pad),
                     window_y.eq(self.src),
                     upper.eq(self.top - pad),
-                    y.eq(0),
+                    rows.eq(self.out_h - 2),
                 ]
                 with m.If(self.start):
                     m.next = "MULTIPLY"
@@ -145,11 +137,11 @@ class Pool(wiring.Component):
                     m.next = "ROW"
             with m.State("ROW"):
                 m.d.sync += [
-                    x.eq(0),
+                    windows.eq(self.out_w - 2),
                     left.eq(-pad),
                     window_x.eq(window_y),
                     window.eq(window_y),
-                    word.eq(0),
+                    words.eq(self.in_words - 2),
                     tap_y.eq(window_y),
                     tap.eq(window_y),
                     tap_row.eq(upper),
@@ -177,7 +169,7 @@ class Pool(wiring.Component):
                 with m.If(last_kx & last_ky):
                     following = Signal.like(window)
                     m.d.sync += [
-                        word.eq(word + 1),
+                        words.eq(words - 1),
                         window.eq(following),
                         ky.eq(0),
                         tap_y.eq(following),
@@ -193,15 +185,15 @@ class Pool(wiring.Component):
                             following.eq(window_x + (self.in_words << self.stride[1])),
                         ]
                         m.d.sync += [
-                            x.eq(x + 1),
-                            word.eq(0),
+                            windows.eq(windows - 1),
+                            words.eq(self.in_words - 2),
                             window_x.eq(following),
                             left.eq(next_left),
                             tap_col.eq(next_left),
                         ]
                         with m.If(last_x):
                             m.d.sync += [
-                                y.eq(y + 1),
+                                rows.eq(rows - 1),
                                 upper.eq(upper + self.stride),
                                 window_y.eq(window_y + (pitch << self.stride[1])),
                             ]

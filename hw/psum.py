@@ -14,9 +14,9 @@ class PartialSums(wiring.Component):
     an address in the cycle after. The same pixel must not come again within ``STORE_DELAY``
     cycles. Sums are exact: the compiler proves that ``acc_bits`` suffice (spec section 4.3).
 
-    Drain: ``drain_data`` is valid ``READ_LATENCY`` cycles after ``drain_en``; ``drain_bank`` is the
+    Drain: ``drain_data`` is valid ``READ_LATENCY`` cycles after its index; ``drain_bank`` is the
     bank that is not accumulating. The rows are read in equal ``parts``: bit ``k`` of
-    ``drain_parts``, with ``drain_en``, lets part ``k`` through; the others are 0.
+    ``drain_parts`` lets part ``k`` through; the others are 0.
 
     Both banks are kept twice, once for each reader. A memory for each bank would hold no less in
     block RAMs of 512 words, and would need two multiplexers as wide as all accumulators.
@@ -46,7 +46,6 @@ class PartialSums(wiring.Component):
                 "bank": In(1),
                 "overwrite": In(1),
                 "partial": In(rows * partial_bits),
-                "drain_en": In(1),
                 "drain_index": In(range(depth)),
                 "drain_bank": In(1),
                 "drain_parts": In(parts),
@@ -86,7 +85,6 @@ class PartialSums(wiring.Component):
             reads["accumulate"].addr.eq(Cat(self.index, self.bank)),
             reads["accumulate"].en.eq(self.valid),
             reads["drain"].addr.eq(Cat(self.drain_index, self.drain_bank)),
-            reads["drain"].en.eq(self.drain_en),
         ]
         # A new sum begins with 0, and parts that are not wanted are 0: a register is cleared for
         # nothing, a multiplexer is not to be had for that.

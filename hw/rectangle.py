@@ -14,16 +14,16 @@ def rectangle_layout(address_bits: int, index_bits: int) -> data.StructLayout:
 
     ``address``: activation word of the first pixel, lane word 0 (one guard bit on top).
     ``index``: its number in the pixel tile. ``maps``, ``rows``, ``cols``: images, and size of the
-    rectangle in each of them, minus one.
+    rectangle in each of them, minus two: what comes after the first, negative if nothing does.
     ``empty``: the tap reaches no pixel. ``first``, ``last``: tap of the pixel tile.
     """
     return data.StructLayout(
         {
             "address": address_bits + 1,
             "index": index_bits,
-            "maps": 8,
-            "rows": isa.MAP_BITS,
-            "cols": isa.MAP_BITS,
+            "maps": signed(9),
+            "rows": signed(isa.MAP_BITS + 1),
+            "cols": signed(isa.MAP_BITS + 1),
             "empty": 1,
             "first": 1,
             "last": 1,
@@ -91,15 +91,13 @@ class TapWalker(wiring.Component):
 
         centre = self.kernel[1:]  # (K - 1) / 2 for odd K
         at_centre = Signal()
-        ky = Signal(4)
-        kx = Signal(4)
+        # The tap: rows below that of the first output row, columns to the right of the centre.
+        dy = Signal(signed(6))
+        dx = Signal(signed(5))
+        last_column = dx == centre
         last_tap = Signal()
         m.d.comb += last_tap.eq(
-            Mux(
-                at_centre,
-                self.kernel == 1,
-                (ky == self.kernel - 1) & (kx == self.kernel - 1),
-            )
+            Mux(at_centre, centre == 0, (dy == self.top + centre) & last_column)
         )
 
         def span(offset, low, count, size):
@@ -112,9 +110,6 @@ class TapWalker(wiring.Component):
             stop = low + count
             return start, Mux(end < stop, end, stop)
 
-        dy = Signal(signed(6))
-        dx = Signal(signed(5))
-        m.d.comb += [dy.eq(ky - centre + self.top), dx.eq(kx - centre)]
         span_shape = signed(isa.MAP_BITS + 3)
         y0, y1, x0, x1 = (Signal(span_shape, name=name) for name in ("y0", "y1", "x0", "x1"))
         in_y, in_x, pixel = Signal(isa.MAP_BITS), Signal(isa.MAP_BITS), Signal.like(base)
@@ -123,17 +118,15 @@ class TapWalker(wiring.Component):
         above, before = Signal.like(base), Signal.like(self.o.p.index)
         words = Signal.like(base)
         o = self.o.p
-        tile_rows = Signal.like(tiles.rows)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.sync += [at_centre.eq(1), ky.eq(centre), kx.eq(centre)]
-                    m.next = "TILE"
-            with m.State("TILE"):
-                m.d.sync += tile_rows.eq(tiles.rows)
+                    m.d.sync += [at_centre.eq(1), dy.eq(self.top), dx.eq(0)]
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):
                 m.next = "SPAN"
             with m.State("SPAN"):
-                rows = span(dy, tiles.row, tile_rows, self.in_h)
+                rows = span(dy, tiles.row, tiles.rows, self.in_h)
                 cols = span(dx, 0, self.out_w, self.in_w)
                 m.d.sync += [y0.eq(rows[0]), y1.eq(rows[1]), x0.eq(cols[0]), x1.eq(cols[1])]
                 m.next = "INPUT"
@@ -142,8 +135,8 @@ class TapWalker(wiring.Component):
                     in_y.eq(Mux(self.stride == 2, y0 << 1, y0) + dy),
                     in_x.eq(Mux(self.stride == 2, x0 << 1, x0) + dx),
                     line.eq(y0 - tiles.row),
-                    o.rows.eq(y1 - y0 - 1),
-                    o.cols.eq(x1 - x0 - 1),
+                    o.rows.eq(y1 - y0 - 2),
+                    o.cols.eq(x1 - x0 - 2),
                     o.empty.eq((y1 <= y0) | (x1 <= x0)),
                     o.first.eq(at_centre),
                     o.last.eq(last_tap),
@@ -159,24 +152,25 @@ class TapWalker(wiring.Component):
                 m.d.sync += words.eq(pixel * self.in_words)
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += [o.address.eq(base + words), o.maps.eq(tiles.maps - 1)]
+                m.d.sync += [o.address.eq(base + words), o.maps.eq(tiles.maps - 2)]
                 m.next = "OUT"
             with m.State("OUT"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
-                    with m.If(last_tap):
-                        m.d.comb += tiles.step.eq(1)
-                        m.d.sync += [at_centre.eq(1), ky.eq(centre), kx.eq(centre)]
-                    with m.Elif(at_centre):
-                        m.d.sync += [at_centre.eq(0), ky.eq(0), kx.eq(0)]
-                    with m.Elif(kx == self.kernel - 1):
-                        m.d.sync += [ky.eq(ky + 1), kx.eq(0)]
-                    with m.Else():
-                        # Step over the centre; a tap to its right always exists.
-                        skip = (ky == centre) & (kx + 1 == centre)
-                        m.d.sync += kx.eq(kx + 1 + skip)
-                    with m.If(last_tap & tiles.last):
+                    m.next = "STEP"
+            with m.State("STEP"):
+                m.next = "SPAN"
+                with m.If(o.last):
+                    m.d.comb += tiles.step.eq(1)
+                    m.d.sync += [at_centre.eq(1), dy.eq(self.top), dx.eq(0)]
+                    with m.If(tiles.last):
                         m.next = "IDLE"
-                    with m.Else():
-                        m.next = "TILE"
+                with m.Elif(at_centre):
+                    m.d.sync += [at_centre.eq(0), dy.eq(self.top - centre), dx.eq(-centre)]
+                with m.Elif(last_column):
+                    m.d.sync += [dy.eq(dy + 1), dx.eq(-centre)]
+                with m.Else():
+                    # Step over the centre; a tap to its right always exists.
+                    skip = (dy == self.top) & (dx == -1)
+                    m.d.sync += dx.eq(dx + 1 + skip)
         return m

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control and status registers behind AXI4-Lite (docs/spec.md section 8)."""
 
-from amaranth.hdl import Module, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -100,9 +103,10 @@ class Registers(wiring.Component):
         write_strobe = Signal(4)
         write = Signal()
         read_index = Signal(len(self.s_axi_araddr) - 2)
+        read_next = Signal.like(read_index)  # read_index of the next cycle
         read = Signal()
         self._write_side(m, write_index, write_data, write_strobe, write)
-        self._read_side(m, read_index, read)
+        self._read_side(m, read_index, read_next, read)
 
         irq_enable = Signal()
         status_done = Signal()
@@ -175,7 +179,7 @@ class Registers(wiring.Component):
             **{name.upper(): getattr(self, name) for name in _WRITABLE},
             "IMAGES_DONE": self.images_done,
         }
-        self._read_mux(m, values, read_index, read)
+        self._read_mux(m, values, read_index, read_next, read)
         return m
 
     def _write_side(self, m, index, word, strobe, write):
@@ -200,21 +204,24 @@ class Registers(wiring.Component):
         with m.If(write):
             m.d.sync += [address_held.eq(0), data_held.eq(0), self.s_axi_bvalid.eq(1)]
 
-    def _read_side(self, m, index, read):
+    def _read_side(self, m, index, index_next, read):
         """Take the address of a read, give ``read`` for one cycle, answer."""
         held = Signal()
         m.d.comb += [
             self.s_axi_arready.eq(~held & ~self.s_axi_rvalid),
             read.eq(held),
+            index_next.eq(index),
         ]
+        m.d.sync += index.eq(index_next)
         with m.If(self.s_axi_arvalid & self.s_axi_arready):
-            m.d.sync += [held.eq(1), index.eq(self.s_axi_araddr[2:])]
+            m.d.comb += index_next.eq(self.s_axi_araddr[2:])
+            m.d.sync += held.eq(1)
         with m.If(self.s_axi_rready):
             m.d.sync += self.s_axi_rvalid.eq(0)
         with m.If(read):
             m.d.sync += [held.eq(0), self.s_axi_rvalid.eq(1)]
 
-    def _read_mux(self, m, values, index, read):
+    def _read_mux(self, m, values, index, index_next, read):
         """Put the register ``index`` into RDATA in the cycle of ``read``."""
         high = Signal(32)
         high_of = Signal.like(self.counter)
@@ -223,22 +230,24 @@ class Registers(wiring.Component):
         # The counters lie next to each other, the last one a multiple of all further on, so their
         # offsets tell their numbers.
         m.d.comb += self.counter.eq((index >> 1) - (_COUNTERS[0] >> 1))
-        with m.If(read), m.Switch(index):
-            for name, word in values.items():
-                with m.Case(regmap.REGISTERS[name].offset // 4):
-                    m.d.sync += self.s_axi_rdata.eq(word)
-            with m.Case(*_COUNTERS):
-                m.d.comb += self.counter_read.eq(1)
-                m.d.sync += [
-                    self.s_axi_rdata.eq(value[:32]),
-                    high.eq(value[32:]),
-                    high_of.eq(self.counter),
-                    high_valid.eq(1),
-                ]
-            with m.Case(*(low + 1 for low in _COUNTERS)):
-                m.d.comb += self.counter_read.eq(1)
-                m.d.sync += [self.s_axi_rdata.eq(value[32:]), high_valid.eq(0)]
-                with m.If(high_valid & (high_of == self.counter)):
-                    m.d.sync += self.s_axi_rdata.eq(high)
-            with m.Default():
-                m.d.sync += self.s_axi_rdata.eq(0)
+        # One bit tells for each register that it is read: an OR of words that are zero but for one
+        # is less deep than a multiplexer.
+        word = 0
+        for name, value_of in values.items():
+            mine = Signal(name=f"reads_{name.lower()}")
+            m.d.sync += mine.eq(index_next == regmap.REGISTERS[name].offset // 4)
+            word |= Mux(mine, value_of, 0)
+        low_read, high_read = Signal(), Signal()
+        m.d.sync += [
+            low_read.eq(reduce(or_, (index_next == low for low in _COUNTERS))),
+            high_read.eq(reduce(or_, (index_next == low + 1 for low in _COUNTERS))),
+        ]
+        kept = high_valid & (high_of == self.counter)
+        word |= Mux(low_read, value[:32], 0) | Mux(high_read, Mux(kept, high, value[32:]), 0)
+        with m.If(read):
+            m.d.comb += self.counter_read.eq(low_read | high_read)
+            m.d.sync += self.s_axi_rdata.eq(word)
+            with m.If(low_read):
+                m.d.sync += [high.eq(value[32:]), high_of.eq(self.counter), high_valid.eq(1)]
+            with m.If(high_read):
+                m.d.sync += high_valid.eq(0)

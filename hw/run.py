@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, end, counters and errors of a run (docs/spec.md sections 8 and 9)."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -19,7 +19,7 @@ class RunControl(wiring.Component):
         From the registers.
     clear, engine_start, flush, stop
         To the engine: reset for a cycle, then start; see :class:`Engine`.
-    finished, idle, error, pc
+    finished, idle, error, failed, pc
         From the engine.
     busy, done, fail, code, fail_pc
         To the registers. ``fail`` comes at once with the first error, ``done`` and the end of
@@ -55,6 +55,7 @@ class RunControl(wiring.Component):
                 "finished": In(1),
                 "idle": In(1),
                 "error": In(Error),
+                "failed": In(1),
                 "pc": In(32),
                 "busy": Out(1),
                 "done": Out(1),
@@ -77,24 +78,25 @@ class RunControl(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         active = Signal()
-        clock_left = Signal(32)
+        clock_left = Signal(signed(33))  # minus one
+        watching = Signal()
         late = Signal()
-        m.d.comb += late.eq((self.watchdog != 0) & (clock_left == 0))
+        m.d.comb += late.eq(watching & clock_left[-1])
         with m.If(self.clear):
-            m.d.sync += clock_left.eq(self.watchdog)
-        with m.Elif(active & (clock_left != 0)):
+            m.d.sync += [clock_left.eq(self.watchdog - 1), watching.eq(self.watchdog != 0)]
+        with m.Elif(active & ~clock_left[-1]):
             m.d.sync += clock_left.eq(clock_left - 1)
         well = Signal()  # the run has ended without an error
         settle = Signal(range(Counters.SETTLE))
 
         def end_on_error():
             """Leave for HALT on the first of error, watchdog, abort."""
-            with m.If((self.error != Error.NONE) | late | self.abort):
+            with m.If(self.failed | late | self.abort):
                 m.d.comb += self.fail.eq(1)
                 m.next = "HALT"
 
         m.d.comb += self.code.eq(
-            Mux(self.error != Error.NONE, self.error, Mux(late, Error.WATCHDOG, Error.ABORTED))
+            Mux(self.failed, self.error, Mux(late, Error.WATCHDOG, Error.ABORTED))
         )
 
         m.d.comb += self.fail_pc.eq(self.pc)

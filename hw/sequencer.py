@@ -276,8 +276,8 @@ class Sequencer(wiring.Component):
         Pulse: the last image is done.
     images_done, pc
         Images done; offset of the instruction in execution.
-    error
-        Error code, 0 while all is well. Nothing is dispatched after an error.
+    error, failed
+        Error code, 0 while all is well; whether it is not 0. Nothing is dispatched after an error.
     """
 
     def __init__(self, *, target_id: int, rows: int, bus_bits: int, check: dict):
@@ -315,6 +315,7 @@ class Sequencer(wiring.Component):
                 "images_done": Out(16),
                 "pc": Out(32),
                 "error": Out(Error),
+                "failed": Out(1),
             }
         )
 
@@ -326,7 +327,6 @@ class Sequencer(wiring.Component):
         connect(m, flipped(self.data), fetcher.data)
         i = self.instruction
         fetch_pc = Signal(32)  # of the instruction in the fetcher
-        next_pc = Signal(32)
         begun = Signal()
         waiting = Signal()  # for transfers
         loop_start = Signal(32)
@@ -343,19 +343,89 @@ class Sequencer(wiring.Component):
             self.upcoming.eq(fetcher.instruction),
             self.upcoming_pc.eq(fetch_pc),
             fetcher.program.eq(self.program),
-            fetcher.offset.eq(next_pc),
-            next_pc.eq(self.pc + isa.BYTES),
         ]
 
-        def fail(code: Error):
-            m.d.sync += self.error.eq(code)
+        def fail(code):
+            m.d.sync += [self.error.eq(code), self.failed.eq(1)]
             m.next = "FAILED"
 
+        # All that can be told of the instruction before EXECUTE, in the cycles of its check.
+        chosen = {opcode: Signal(name=opcode.name.lower()) for opcode in Opcode}
+        # In EXECUTE what is chosen may be done, if the check found nothing and nothing is awaited.
+        armed = {opcode: Signal(name=f"armed_{opcode.name.lower()}") for opcode in Opcode}
+        goes_armed = Signal()
+        may_go = Signal()
+        begun_wrong = Signal()
+        wrong = Signal(Error)  # what is found when no transfers are waited for
+        is_wrong = Signal()
+        goes_on = Signal()  # the next instruction is fetched at once
+        done = Signal(17)
+        all_done = Signal()
+        behind = Signal(32)  # offset of what lies behind the instruction
+        next_pc = Signal(32)
+        m.d.sync += [
+            *(flag.eq(i.opcode == opcode) for opcode, flag in chosen.items()),
+            begun_wrong.eq(begun != (i.opcode != Opcode.BEGIN)),
+            done.eq(self.images_done + i.images),
+            all_done.eq(done == self.images),
+            behind.eq(self.pc + isa.BYTES),
+            next_pc.eq(behind),
+            is_wrong.eq(0),
+            goes_on.eq(1),
+        ]
+
+        def found(code: Error):
+            m.d.sync += [wrong.eq(code), is_wrong.eq(1)]
+
+        with m.Switch(i.opcode):
+            with m.Case(Opcode.BEGIN):
+                with m.If(i.seed != self._target_id):
+                    found(Error.TARGET)
+            with m.Case(Opcode.END):
+                m.d.sync += [next_pc.eq(0), goes_on.eq(done != self.images)]
+                with m.If(loop_left != 0):
+                    found(Error.LOOP)
+                with m.Elif(done > self.images):
+                    found(Error.FIELD)
+            with m.Case(Opcode.LOOP):
+                with m.If((loop_left != 0) | (i.count == 0) | (i.count > 255)):
+                    found(Error.LOOP)
+            with m.Case(Opcode.ENDLOOP):
+                with m.If(loop_left == 0):
+                    found(Error.LOOP)
+                with m.If(loop_left != 1):
+                    m.d.sync += next_pc.eq(loop_start)
+            with m.Case(*UNIT_OPCODES):
+                pass
+            with m.Case(*TRANSFER_OPCODES):
+                m.d.sync += goes_on.eq(0)
+            with m.Default():
+                found(Error.OPCODE)
+
+        transfers = (
+            (Opcode.LOAD, self.load_valid, self.load_ready),
+            (Opcode.SAVE, self.save_valid, self.save_ready),
+        )
+        m.d.sync += [goes_armed.eq(0), *(flag.eq(0) for flag in armed.values())]
+        m.d.comb += [
+            may_go.eq(~(check.field_error | check.window_error | waiting)),
+            *(
+                self.unit_start[unit].eq(armed[opcode] & may_go)
+                for unit, opcode in enumerate(UNIT_OPCODES)
+            ),
+            *(valid.eq(armed[opcode] & may_go) for opcode, valid, _ in transfers),
+            fetcher.start.eq(
+                (goes_armed & may_go)
+                | (self.load_valid & self.load_ready)
+                | (self.save_valid & self.save_ready)
+            ),
+            fetcher.offset.eq(next_pc),
+        ]
         with m.If(fetcher.start):
             m.d.sync += fetch_pc.eq(next_pc)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += next_pc.eq(0)
+                m.d.sync += next_pc.eq(0)
                 with m.If(self.start):
                     m.d.comb += fetcher.start.eq(1)
                     m.d.sync += [
@@ -377,9 +447,14 @@ class Sequencer(wiring.Component):
             with m.State("CHECK2"):
                 m.next = "CHECK3"
             with m.State("CHECK3"):
+                right = ~(begun_wrong | is_wrong)
+                m.d.sync += [
+                    *(flag.eq(chosen[opcode] & right) for opcode, flag in armed.items()),
+                    goes_armed.eq(goes_on & right),
+                ]
                 m.next = "EXECUTE"
             with m.State("EXECUTE"):
-                with m.If(begun != (i.opcode != Opcode.BEGIN)):
+                with m.If(begun_wrong):
                     fail(Error.OPCODE)
                 with m.Elif(check.field_error):
                     fail(Error.FIELD)
@@ -387,8 +462,32 @@ class Sequencer(wiring.Component):
                     fail(Error.WINDOW)
                 with m.Elif(waiting):
                     m.d.comb += self.transfer_stall.eq(1)
+                    m.d.sync += [
+                        *(flag.eq(flag) for flag in armed.values()),
+                        goes_armed.eq(goes_armed),
+                    ]
+                with m.Elif(is_wrong):
+                    fail(wrong)
                 with m.Else():
-                    self._execute(m, i, fetcher, fail, next_pc, begun, loop_start, loop_left)
+                    m.next = "FETCH"
+                    with m.If(armed[Opcode.BEGIN]):
+                        m.d.sync += [begun.eq(1), self.affine_address.eq(self.program + i.offset)]
+                    with m.If(armed[Opcode.END]):
+                        m.d.sync += [begun.eq(0), self.images_done.eq(done)]
+                        with m.If(all_done):
+                            m.d.comb += self.finished.eq(1)
+                            m.next = "IDLE"
+                    with m.If(armed[Opcode.LOOP]):
+                        m.d.sync += [loop_left.eq(i.count), loop_start.eq(behind)]
+                    with m.If(armed[Opcode.ENDLOOP]):
+                        m.d.sync += [loop_left.eq(loop_left - 1), self.repeated.eq(loop_left != 1)]
+                    with m.If(self.unit_start.any()):
+                        m.next = "UNIT"
+                    for opcode, _, ready in transfers:
+                        with m.If(armed[opcode] & ~ready):
+                            m.d.comb += self.transfer_stall.eq(1)
+                            m.d.sync += armed[opcode].eq(1)
+                            m.next = "EXECUTE"
             with m.State("UNIT"):
                 m.d.comb += self.upcoming_valid.eq(
                     fetcher.valid
@@ -405,61 +504,3 @@ class Sequencer(wiring.Component):
             with m.State("FAILED"):
                 pass
         return m
-
-    def _execute(self, m, i, fetcher, fail, next_pc, begun, loop_start, loop_left) -> None:
-        """Add the actions of a checked instruction."""
-        with m.Switch(i.opcode):
-            with m.Case(Opcode.BEGIN):
-                with m.If(i.seed != self._target_id):
-                    fail(Error.TARGET)
-                with m.Else():
-                    m.d.comb += fetcher.start.eq(1)
-                    m.d.sync += [begun.eq(1), self.affine_address.eq(self.program + i.offset)]
-                    m.next = "FETCH"
-            with m.Case(Opcode.END):
-                done = Signal(17)
-                m.d.comb += [next_pc.eq(0), done.eq(self.images_done + i.images)]
-                m.d.sync += begun.eq(0)
-                with m.If(loop_left != 0):
-                    fail(Error.LOOP)
-                with m.Elif(done > self.images):
-                    fail(Error.FIELD)
-                with m.Else():
-                    m.d.sync += self.images_done.eq(done)
-                    with m.If(done == self.images):
-                        m.d.comb += self.finished.eq(1)
-                        m.next = "IDLE"
-                    with m.Else():
-                        m.d.comb += fetcher.start.eq(1)
-                        m.next = "FETCH"
-            with m.Case(Opcode.LOOP):
-                with m.If((loop_left != 0) | (i.count == 0) | (i.count > 255)):
-                    fail(Error.LOOP)
-                with m.Else():
-                    m.d.comb += fetcher.start.eq(1)
-                    m.d.sync += [loop_left.eq(i.count), loop_start.eq(next_pc)]
-                    m.next = "FETCH"
-            with m.Case(Opcode.ENDLOOP):
-                with m.If(loop_left == 0):
-                    fail(Error.LOOP)
-                with m.Else():
-                    with m.If(loop_left != 1):
-                        m.d.comb += next_pc.eq(loop_start)
-                    m.d.comb += fetcher.start.eq(1)
-                    m.d.sync += [loop_left.eq(loop_left - 1), self.repeated.eq(loop_left != 1)]
-                    m.next = "FETCH"
-            for unit, opcode in enumerate(UNIT_OPCODES):
-                with m.Case(opcode):
-                    m.d.comb += [self.unit_start[unit].eq(1), fetcher.start.eq(1)]
-                    m.next = "UNIT"
-            for opcode, valid, ready in (
-                (Opcode.LOAD, self.load_valid, self.load_ready),
-                (Opcode.SAVE, self.save_valid, self.save_ready),
-            ):
-                with m.Case(opcode):
-                    m.d.comb += [valid.eq(1), self.transfer_stall.eq(~ready)]
-                    with m.If(ready):
-                        m.d.comb += fetcher.start.eq(1)
-                        m.next = "FETCH"
-            with m.Default():
-                fail(Error.OPCODE)

@@ -65,7 +65,8 @@ class Load(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # A transfer waits in both queues: its data may be asked for while those before arrive.
+        # A transfer waits in both queues: its data may be asked for while those before arrive. The
+        # second queue has the number of its last word.
         m.submodules.asking = asking = ShortQueue(shape=COMMAND, depth=DEPTH)
         m.submodules.arriving = arriving = ShortQueue(shape=self._layout, depth=DEPTH)
         connect(m, asking.o, flipped(self.cmd))
@@ -78,6 +79,7 @@ class Load(wiring.Component):
             asking.i.p.beats.eq(self.i.p.words << exact_log2(self._beats)),
             arriving.i.valid.eq(push),
             arriving.i.payload.eq(self.i.payload),
+            arriving.i.p.words.eq(self.i.p.words - 1),
         ]
         m.d.sync += self.unfinished.eq(self.unfinished + push - done)
 
@@ -93,7 +95,7 @@ class Load(wiring.Component):
             self.w_en.eq(joiner.o.valid),
             self.w_data.eq(joiner.o.payload),
             joiner.o.ready.eq(self.w_ready),
-            last_word.eq(word == arriving.o.p.words - 1),
+            last_word.eq(word == arriving.o.p.words),
             write.eq(self.w_en & self.w_ready),
             self.w_addr.eq(arriving.o.p.word + word),
             done.eq(write & last_word),

@@ -4,7 +4,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -118,6 +118,9 @@ class Unfold(wiring.Component):
         row = Signal(isa.MAP_BITS + 1)
         last_col = Signal(isa.MAP_BITS + 1)
         last_row = Signal(isa.MAP_BITS + 1)
+        # Columns and rows of the image after this one: negative in the zeros behind it.
+        cols_after = Signal(signed(isa.MAP_BITS + 2))
+        rows_after = Signal(signed(isa.MAP_BITS + 2))
         col_skip = Signal()  # the centre's column is left out by stride 2
         row_skip = Signal()
         col_real = Signal()
@@ -129,19 +132,25 @@ class Unfold(wiring.Component):
         m.d.comb += [
             pad.eq(self.kernel >> 1),
             first_row.eq(pad + self.top),
-            col_real.eq(col < self.in_w),
-            real.eq(col_real & (row < self.in_h)),
+            col_real.eq(~cols_after[-1]),
+            real.eq(col_real & ~rows_after[-1]),
             reader.o.ready.eq(scanning & real & advance),
             step.eq(scanning & advance & (reader.o.valid | ~real)),
             emitting.eq((row >= first_row) & ((self.stride == 1) | ~row_skip) & (rows_left != 0)),
         ]
         with m.If(step):
-            m.d.sync += [col.eq(col + 1), col_skip.eq((col >= pad) & ~col_skip)]
+            m.d.sync += [
+                col.eq(col + 1),
+                cols_after.eq(cols_after - 1),
+                col_skip.eq((col >= pad) & ~col_skip),
+            ]
             with m.If(col == last_col):
                 m.d.sync += [
                     col.eq(0),
+                    cols_after.eq(self.in_w - 1),
                     col_skip.eq(0),
                     row.eq(row + 1),
+                    rows_after.eq(rows_after - 1),
                     row_skip.eq((row >= first_row) & ~row_skip),
                     rows_left.eq(rows_left - emitting),
                     above.eq(Cat(Const(1, 1), above)),
@@ -152,6 +161,8 @@ class Unfold(wiring.Component):
                 scanning.eq(1),
                 col.eq(0),
                 row.eq(0),
+                cols_after.eq(self.in_w - 1),
+                rows_after.eq(self.in_h - 1),
                 col_skip.eq(0),
                 row_skip.eq(0),
                 rows_left.eq(self.out_h),
@@ -201,17 +212,20 @@ class Unfold(wiring.Component):
 
         # Output words.
         word = Signal(isa.WORD_BITS)
-        last_word = Signal(isa.WORD_BITS)
-        m.d.sync += last_word.eq(self.out_words - 1)
+        words_after = Signal(signed(isa.WORD_BITS + 1))  # minus one
         address = Signal.like(self.act_w_addr)
-        m.d.comb += advance.eq(~emit_2 | (word == last_word))
+        m.d.comb += advance.eq(~emit_2 | words_after[-1])
         self._emit(m, window, word, emit_2)
         m.d.comb += self.act_w_next.eq(emit_2)
         m.d.sync += [self.act_w_en.eq(emit_2), self.act_w_addr.eq(address)]
         with m.If(emit_2):
-            m.d.sync += [address.eq(address + 1), word.eq(Mux(advance, 0, word + 1))]
+            m.d.sync += [
+                address.eq(address + 1),
+                word.eq(Mux(advance, 0, word + 1)),
+                words_after.eq(Mux(advance, self.out_words - 2, words_after - 1)),
+            ]
         with m.If(self.start):
-            m.d.sync += [address.eq(self.dst), word.eq(0)]
+            m.d.sync += [address.eq(self.dst), word.eq(0), words_after.eq(self.out_words - 2)]
 
         busy = Signal()
         m.d.comb += self.done.eq(busy & reader.finished & ~(scanning | valid_1 | emit_2))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight generator: LFSR signs merged with the mask stream into tiles of ternary codes."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -118,34 +118,33 @@ class TileLoader(wiring.Component):
         tap = Signal(6)
         last_tap = Signal(6)
         word = Signal(isa.WORD_BITS)
-        most_words = Signal(isa.WORD_BITS)
+        words_after = Signal(signed(isa.WORD_BITS + 1))  # minus one
+        last_word = words_after[-1]
         group = Signal(range(self._groups))
-        last_word = Signal()
+        first_group = Signal()
         last_group = Signal()
         m.d.comb += [
             tiles.start.eq(self.start),
-            last_word.eq(word == most_words),
-            last_group.eq(group == self._groups - 1),
             check.clear.eq(self.start),
             self.check_value.eq(check.value),
         ]
-        m.d.sync += [last_tap.eq(self.kernel * self.kernel - 1), most_words.eq(self.in_words - 1)]
+        m.d.sync += last_tap.eq(self.kernel * self.kernel - 1)
 
         # Masks: a word holds those of one or more groups of rows, lowest bits first. A step's share
         # of a word is counted in units of what it takes with one stored bit of eight.
         unit = width // GROUP
         units = len(self.i.payload) // unit
         place = Signal(range(units))
-        after = Signal(range(units + 1))
+        step = GROUP >> self.free
+        last_place = Signal()  # the word's last share
         shadow_full = Signal()
         take = Signal()
         finish = Signal()
         m.d.comb += [
-            take.eq(~self.done & ~(shadow_full & ~self.release & (group == 0)) & self.i.valid),
+            take.eq(~self.done & ~(shadow_full & ~self.release & first_group) & self.i.valid),
             finish.eq(take & last_group),
             self.full.eq((shadow_full & ~self.release) | finish),
-            after.eq(place + (GROUP >> self.free)),
-            self.i.ready.eq(take & after[-1]),
+            self.i.ready.eq(take & last_place),
             check.data.eq(self.i.payload),
             check.en.eq(self.i.ready),
         ]
@@ -206,19 +205,32 @@ class TileLoader(wiring.Component):
                 self.done.eq(0),
                 tap.eq(0),
                 word.eq(0),
+                words_after.eq(self.in_words - 2),
                 group.eq(0),
+                first_group.eq(1),
+                last_group.eq(self._groups == 1),
                 place.eq(0),
+                last_place.eq(step == units),
                 chain.eq(self.seed),
                 block_start.eq(self.seed),
             ]
         with m.Elif(take):
-            m.d.sync += [group.eq(group + 1), place.eq(after)]
+            # Shares are powers of two, so the last one has all higher bits of its place set.
+            after = Signal.like(place)
+            m.d.comb += after.eq(place + step)
+            m.d.sync += [
+                group.eq(group + 1),
+                first_group.eq(last_group),
+                last_group.eq((group == self._groups - 2) | (self._groups == 1)),
+                place.eq(after),
+                last_place.eq((after | (step - 1)) == units - 1),
+            ]
             with m.If(first):
                 m.d.sync += chain.eq(next_group)
             with m.If(last_group):
-                m.d.sync += [group.eq(0), word.eq(word + 1)]
+                m.d.sync += [group.eq(0), word.eq(word + 1), words_after.eq(words_after - 1)]
                 with m.If(last_word):
-                    m.d.sync += [word.eq(0), tap.eq(tap + 1)]
+                    m.d.sync += [word.eq(0), words_after.eq(self.in_words - 2), tap.eq(tap + 1)]
                     with m.If(tap == last_tap):
                         m.d.comb += tiles.step.eq(1)
                         m.d.sync += tap.eq(0)

@@ -370,7 +370,7 @@ def test_tap_walker(seed):
         (address, index), (_, end) = pixels[0], pixels[-1]
         (y0, x0), (y1, x1) = divmod(index, layer["out_w"]), divmod(end, layer["out_w"])
         address += layer["src"] + image * image_words
-        place = (address, index, maps - 1, y1 - y0, x1 - x0)
+        place = (address, index, maps - 2, y1 - y0 - 1, x1 - x0 - 1)
         expected.append((False, first, last, *place))
     dut = TapWalker(address_bits=14, index_bits=8)
 
