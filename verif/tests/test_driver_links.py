@@ -11,13 +11,14 @@ import types
 
 import numpy as np
 import pytest
+from driver_cases import Words
 
 from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import regmap
 from hiddenfold.sw.driver import litex, uart, uio
 from hiddenfold.sw.driver.accelerator import Accelerator, AcceleratorError
-from hiddenfold.sw.driver.bridge import BridgeDevice, Link
+from hiddenfold.sw.driver.bridge import BridgeDevice
 from hiddenfold.sw.driver.device import DeviceError, open_device
 from hiddenfold.sw.driver.rtl import MEMORY_BASE, RtlDevice
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
@@ -310,32 +311,6 @@ def test_uio_with_memory_of_pynq(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynq", None)
     with pytest.raises(DeviceError, match="^memory=pynq needs the package pynq"):
         open_device(url + "&size=8k")
-
-
-class Words(Link):
-    """A small memory; reads of word ``moody`` count up."""
-
-    name, lossy = "the words", True
-
-    def __init__(self):
-        self.words = np.zeros(1 << 14, np.uint32)
-        self.moody, self.stuck = None, None
-        self.reads = self.writes = 0
-
-    def read(self, address, count):
-        self.reads += count
-        if self.moody is not None:
-            self.words[self.moody] += 1
-        return self.words[address // 4 : address // 4 + count].copy()
-
-    def write(self, address, words):
-        self.writes += len(words)
-        self.words[address // 4 : address // 4 + len(words)] = words
-        if self.stuck is not None:
-            self.words[self.stuck] = 0
-
-    def close(self):
-        pass
 
 
 def test_bridge_writes_bytes_anywhere():
