@@ -215,11 +215,24 @@ class SerialBoard(BusBoard):
 
 
 class EtherboneBoard(BusBoard):
-    """litex_server on ``port`` of this machine; ``mute`` answers nothing, ``greeting`` is sent."""
+    """litex_server on ``port`` of this machine; it sends ``greeting`` to its one client.
 
-    def __init__(self, device: Device, *, greeting: bytes = b"CommUART:localhost:1234"):
+    Attributes
+    ----------
+    mute
+        Nothing is answered.
+    delay
+        Seconds that an answer takes.
+    flip
+        Probability that a word of an answer loses a bit; ``flipped`` counts these words.
+    """
+
+    def __init__(
+        self, device: Device, *, greeting: bytes = b"CommUART:localhost:1234", seed: int = 1
+    ):
         super().__init__(device)
-        self.mute = False
+        self.mute, self.delay, self.flip, self.flipped = False, 0.0, 0.0, 0
+        self._random = np.random.default_rng(seed)
         self._greeting = greeting
         self._listener = socket.create_server(("localhost", 0))
         self.port = self._listener.getsockname()[1]
@@ -243,6 +256,8 @@ class EtherboneBoard(BusBoard):
             else:
                 self._packet(self._host)
         except (OSError, ValueError):
+            if self._host is not None:
+                self._host.close()
             self._host = None
         return True
 
@@ -263,6 +278,10 @@ class EtherboneBoard(BusBoard):
             _, *places = struct.unpack(f">{1 + reads}I", take(4 + 4 * reads))
             assert places == list(range(places[0], places[0] + 4 * reads, 4))
             words = self.read_bus(places[0], reads)
+            hit = self._random.random(reads) < self.flip
+            self.flipped += int(hit.sum())
+            words = words ^ (hit.astype(np.uint32) << self._random.integers(0, 32, dtype=np.uint32))
+            time.sleep(self.delay)
             if not self.mute:
                 record = struct.pack(">BBBBI", 0, 0x0F, reads, 0, 0)
                 host.sendall(HEADER + record + words.astype(">u4").tobytes())
@@ -273,6 +292,13 @@ class MappedBoard(BusBoard):
 
     A file cannot see an access, so the thread looks for writes to CONTROL and STATUS in it and then
     puts there what the hardware shows at once.
+
+    Attributes
+    ----------
+    delay
+        Seconds that 2,000 clock cycles take at least.
+    gone
+        Registers are 0, whatever is written to them.
     """
 
     def __init__(self, device: Device, folder: Path):
@@ -285,6 +311,7 @@ class MappedBoard(BusBoard):
             np.frombuffer(window, kind)
             for window, kind in zip(self._windows, ("<u4", np.uint8), strict=True)
         )
+        self.delay, self.gone = 0.0, False
         self._busy = False
         self._status = 0
         self._publish()
@@ -297,6 +324,9 @@ class MappedBoard(BusBoard):
             return mmap.mmap(file.fileno(), 0)
 
     def _step(self) -> bool:
+        if self.gone:
+            self._registers[:] = 0
+            return True
         at = regmap.REGISTERS["CONTROL"].offset
         control = int(self._registers[at // 4])
         asked = control & (regmap.CONTROL_START | regmap.CONTROL_ABORT)
@@ -314,6 +344,7 @@ class MappedBoard(BusBoard):
         elif not self._busy:
             return False
         else:
+            time.sleep(self.delay)
             device.wait(_CYCLES)
         if not device.read32(_STATUS) & regmap.STATUS_BUSY:
             self._memory[:] = device.read_memory(device.memory_base, device.memory_size)

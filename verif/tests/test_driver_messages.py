@@ -277,6 +277,13 @@ def serial_unplugged_while_writing() -> None:
         device.write32(regmap.REGISTERS["IMAGES"].offset, 1)
 
 
+@says("... has gone")
+def uio_unloaded(files: str) -> None:
+    with open_device(files) as device, socket.socket() as closed:
+        device._file, device._interrupts = closed.fileno(), True
+        device.wait(1)
+
+
 @contextlib.contextmanager
 def litex_board() -> Iterator[tuple[EtherboneBoard, Device]]:
     with EtherboneBoard(ScriptedDevice()) as board:
