@@ -277,14 +277,14 @@ class EtherboneBoard(BusBoard):
         if reads:
             _, *places = struct.unpack(f">{1 + reads}I", take(4 + 4 * reads))
             assert places == list(range(places[0], places[0] + 4 * reads, 4))
-            words = self.read_bus(places[0], reads)
+            found = self.read_bus(places[0], reads)
             hit = self._random.random(reads) < self.flip
             self.flipped += int(hit.sum())
-            words = words ^ (hit.astype(np.uint32) << self._random.integers(0, 32, dtype=np.uint32))
+            found ^= hit.astype(np.uint32) << self._random.integers(0, 32, dtype=np.uint32)
             time.sleep(self.delay)
             if not self.mute:
                 record = struct.pack(">BBBBI", 0, 0x0F, reads, 0, 0)
-                host.sendall(HEADER + record + words.astype(">u4").tobytes())
+                host.sendall(HEADER + record + found.astype(">u4").tobytes())
 
 
 class MappedBoard(BusBoard):

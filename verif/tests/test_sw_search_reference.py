@@ -4,6 +4,7 @@
 import json
 import pickle
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -51,19 +52,9 @@ batch = 8
 
 
 def configuration(**changes) -> SearchConfig:
-    model = {
-        "name": "tiny",
-        "classes": 3,
-        "seed": 5,
-        "stem": {"channels": 10},
-        "stages": [
-            {"blocks": 2, "channels": 12, "stride": 2},
-            {"blocks": 4, "channels": 20, "block": "bottleneck", "mid": 8, "folded": True},
-        ],
-    }
-    train = {"phases": [{"epochs": 1, "size": 16}], "batch": 8}
-    tables = {"model": {**model, **changes}, "train": train}
-    return parse_config({"dataset": "folder", "image": 16, **tables})
+    tables = tomllib.loads(TOML)
+    tables["model"] |= changes
+    return parse_config(tables)
 
 
 def images(count: int, seed: int = 1) -> torch.Tensor:
