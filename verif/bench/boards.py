@@ -335,18 +335,20 @@ class MappedBoard(BusBoard):
             device.write32(_STATUS, int(self._registers[_STATUS // 4]))
             self._publish()
         if asked:
-            for register in regmap.REGISTERS.values():
-                if register.access == "RW":
-                    device.write32(register.offset, int(self._registers[register.offset // 4]))
-            device.write_memory(device.memory_base, self._memory)
+            if asked & regmap.CONTROL_START:
+                for register in regmap.REGISTERS.values():
+                    if register.access == "RW":
+                        device.write32(register.offset, int(self._registers[register.offset // 4]))
+                device.write_memory(device.memory_base, self._memory)
+                self._busy = True
             device.write32(at, control)
-            self._busy = True
         elif not self._busy:
             return False
         else:
             time.sleep(self.delay)
             device.wait(_CYCLES)
-        if not device.read32(_STATUS) & regmap.STATUS_BUSY:
+        # An abort of what has ended must not touch what the host is writing by now.
+        if self._busy and not device.read32(_STATUS) & regmap.STATUS_BUSY:
             self._memory[:] = device.read_memory(device.memory_base, device.memory_size)
             self._busy = False
         self._publish(control & ~asked if asked else None)
