@@ -223,16 +223,14 @@ class EtherboneBoard(BusBoard):
         Nothing is answered.
     delay
         Seconds that an answer takes.
-    flip
-        Probability that a word of an answer loses a bit; ``flipped`` counts these words.
+    flip_every
+        One word of so many that are read loses a bit, 0 for none; ``flipped`` counts them.
     """
 
-    def __init__(
-        self, device: Device, *, greeting: bytes = b"CommUART:localhost:1234", seed: int = 1
-    ):
+    def __init__(self, device: Device, *, greeting: bytes = b"CommUART:localhost:1234"):
         super().__init__(device)
-        self.mute, self.delay, self.flip, self.flipped = False, 0.0, 0.0, 0
-        self._random = np.random.default_rng(seed)
+        self.mute, self.delay, self.flip_every, self.flipped = False, 0.0, 0, 0
+        self._words = 0
         self._greeting = greeting
         self._listener = socket.create_server(("localhost", 0))
         self.port = self._listener.getsockname()[1]
@@ -278,9 +276,12 @@ class EtherboneBoard(BusBoard):
             _, *places = struct.unpack(f">{1 + reads}I", take(4 + 4 * reads))
             assert places == list(range(places[0], places[0] + 4 * reads, 4))
             found = self.read_bus(places[0], reads)
-            hit = self._random.random(reads) < self.flip
-            self.flipped += int(hit.sum())
-            found ^= hit.astype(np.uint32) << self._random.integers(0, 32, dtype=np.uint32)
+            if self.flip_every:
+                numbers = self._words + np.arange(reads)
+                hit = numbers % self.flip_every == 0
+                found ^= np.where(hit, 1 << numbers % 32, 0).astype(np.uint32)
+                self._words += reads
+                self.flipped += int(hit.sum())
             time.sleep(self.delay)
             if not self.mute:
                 record = struct.pack(">BBBBI", 0, 0x0F, reads, 0, 0)
