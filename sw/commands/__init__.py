@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of ``hiddenfold``, one module per group; each has ``register(commands)``."""
 
-from hiddenfold.sw.commands import doctor, explore, hardware, models, pages, run, search, verify
+from hiddenfold.sw.commands import (
+    doctor,
+    explore,
+    hardware,
+    interchange,
+    models,
+    pages,
+    run,
+    search,
+    verify,
+)
 
 __all__ = ["GROUPS"]
 
 #: In the order of the help text.
-GROUPS = (search, models, hardware, explore, run, verify, pages, doctor)
+GROUPS = (search, interchange, models, hardware, explore, run, verify, pages, doctor)

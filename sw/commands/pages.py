@@ -58,7 +58,8 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="run a picture on the simulated accelerator and show its counters, layer by layer",
+        help="run a picture on the simulated accelerator, show its counters, layer by layer, and "
+        "compare every layer with the golden model",
     )
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
 
@@ -99,18 +100,25 @@ def report(args: argparse.Namespace) -> Outcome:
     samples = []
     if pictures:
         samples = _samples(model, pictures, classify_on_golden(model, read_images(pictures, model)))
-    counters = None
+    counters, checks, code = None, [], 0
     if args.measure:
         # Cycles do not depend on what is in a picture.
         images = np.full((1, *model.image, 3), 128, np.uint8)
         if pictures:
             images = read_images(pictures[:1], model)
-        counters = classify_on_device(model, target, f"rtl:{args.target}", images).layers
+        result = classify_on_device(model, target, f"rtl:{args.target}", images, check=True)
+        counters, checks, code = result.layers, _checks(result, 1), int(result.mismatches > 0)
     html = render(
-        model, program, target, samples=samples, counters=counters, version=installed_version()
+        model,
+        program,
+        target,
+        samples=samples,
+        checks=checks,
+        counters=counters,
+        version=installed_version(),
     )
     page = write(args.output, html)
-    return Outcome({"page": str(page)}, f"wrote {page}")
+    return Outcome({"page": str(page)}, f"wrote {page}", code)
 
 
 def demo(args: argparse.Namespace) -> Outcome:
@@ -219,7 +227,8 @@ def _label(path: Path, classes: Sequence[str]) -> str | None:
 def _checks(result: Classification, images: int) -> list[Check]:
     from hiddenfold.gen.report import Check
 
-    note = f"{images} pictures, {result.executions} layers and iterations each"
+    pictures = "1 picture" if images == 1 else f"{images} pictures"
+    note = f"{pictures}, {result.executions} layers and iterations each"
     return [
         Check(
             what="every output of every layer and iteration",
@@ -231,7 +240,7 @@ def _checks(result: Classification, images: int) -> list[Check]:
             what="logits",
             compared=result.logit_values,
             mismatches=result.mismatches,
-            note=f"{images} pictures",
+            note=pictures,
         ),
     ]
 

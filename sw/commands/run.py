@@ -2,6 +2,7 @@
 """``run``: classify pictures on the golden model, the simulated accelerator or a board."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,13 @@ def run(args: argparse.Namespace) -> Outcome:
     ]
     rows = [
         [
-            Path(entry["image"]).name,
+            name,
             ", ".join(label for label, _ in entry["top5"]),
             _cell(entry["cycles"], ",.0f"),
             _cell(entry["utilization"], ".2f"),
             {None: "-", True: good("yes"), False: bad("NO")}[entry["bit_exact"]],
         ]
-        for entry in entries
+        for name, entry in zip(_names(args.images), entries, strict=True)
     ]
     text = format_table(("image", "top-5", "cycles", "utilization", "bit-exact"), rows)
     data: dict[str, Any] = {"images": entries}
@@ -116,6 +117,15 @@ def run(args: argparse.Namespace) -> Outcome:
         if result.first_mismatch:
             text += f"\nfirst mismatch: {result.first_mismatch}"
     return Outcome(data, text, int(result.mismatches > 0))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """File names, with as many folders as tell them apart."""
+    for count in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return [str(path) for path in paths]
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``init``, ``train``, ``export`` and ``onnx``: from images to a model file, and to others."""
+"""``init``, ``train`` and ``export``: from images to a model file."""
 
 import argparse
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hiddenfold.sw.commands.common import Outcome, add_command, at_least, positive
 from hiddenfold.sw.commands.models import summarize
 from hiddenfold.sw.progress import progress_bar
 
-__all__ = ["register"]
+if TYPE_CHECKING:
+    from hiddenfold.sw.model import Model
+
+__all__ = ["add_data", "add_export_options", "finish_export", "register"]
 
 
 def register(commands: Any) -> None:
@@ -46,9 +49,7 @@ def register(commands: Any) -> None:
         "Several processes share the work under torchrun --nproc-per-node N -m hiddenfold.sw.cli.",
     )
     parser.add_argument("config", metavar="CONFIG.toml", type=Path, help="network and training")
-    parser.add_argument(
-        "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
-    )
+    add_data(parser)
     parser.add_argument(
         "--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the config)"
     )
@@ -79,7 +80,20 @@ def register(commands: Any) -> None:
         detail="Folds batch norms, calibrates on training images, quantizes, packs.",
     )
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of `train`")
-    parser.add_argument("-o", "--output", metavar="M.hfn", type=Path, required=True)
+    add_export_options(parser, required=True)
+    add_data(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--data``."""
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
+    )
+
+
+def add_export_options(parser: argparse._ActionsContainer, *, required: bool) -> None:
+    """Add the options of every command that makes a model file of a network."""
+    parser.add_argument("-o", "--output", metavar="M.hfn", type=Path, required=required)
     parser.add_argument(
         "--act-bits",
         metavar="N",
@@ -91,28 +105,6 @@ def register(commands: Any) -> None:
         "--constants",
         choices=("full", "short"),
         help="full constants take 5 bytes a channel, short ones 3 (default: as configured)",
-    )
-    parser.add_argument(
-        "--data", metavar="DIR", type=Path, default=Path("data"), help="data set (default: data)"
-    )
-
-    parser = add_command(
-        commands,
-        "onnx",
-        onnx,
-        "write a model as an ONNX graph that computes the same bits",
-        example="hiddenfold onnx models/hfn-cifar100.hfn -o hfn.onnx",
-        detail="Standard integer operators only (opset 13): image uint8 [N, height, width, 3] to "
-        "logits int64 [N, classes]. With --check it is run in onnxruntime on random images and "
-        "compared with the golden model.",
-    )
-    parser.add_argument("model", metavar="M.hfn", type=Path)
-    parser.add_argument("-o", "--output", metavar="M.onnx", type=Path, required=True)
-    parser.add_argument(
-        "--check",
-        metavar="N",
-        type=at_least(1),
-        help="compare N random images in onnxruntime with the golden model",
     )
 
 
@@ -194,9 +186,7 @@ def train(args: argparse.Namespace) -> Outcome:
 
 def export(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold export``."""
-    from hiddenfold.sw.search.data import Pixels, load_split
     from hiddenfold.sw.search.export import export_run
-    from hiddenfold.verif.golden.evaluate import evaluate
 
     model = export_run(
         args.run_dir,
@@ -205,35 +195,17 @@ def export(args: argparse.Namespace) -> Outcome:
         output=args.output,
         constants_form=args.constants,
     )
+    return finish_export(model, args)
+
+
+def finish_export(model: "Model", args: argparse.Namespace) -> Outcome:
+    """Note the golden model's accuracy in the model file; what `inspect` says of it."""
+    from hiddenfold.sw.search.data import Pixels, load_split
+    from hiddenfold.verif.golden.evaluate import evaluate
+
     test = load_split(model.dataset, args.data, "test", model.image[0])
     golden = evaluate(model, Pixels(test.images), test.labels.numpy())
     model = replace(model, accuracy=model.accuracy | {"golden": golden["top1"]})
     model.save(args.output)
     outcome = summarize(model)
     return Outcome(outcome.data, f"wrote {args.output}\n\n{outcome.text}")
-
-
-def onnx(args: argparse.Namespace) -> Outcome:
-    """Run ``hiddenfold onnx``."""
-    from hiddenfold.gen.onnx_graph import onnx_model
-    from hiddenfold.sw.model import Model
-
-    model = Model.load(args.model)
-    data = onnx_model(model).SerializeToString()
-    args.output.write_bytes(data)
-    found: dict[str, Any] = {"onnx": str(args.output), "bytes": len(data), "images": 0}
-    text = f"wrote {args.output}"
-    if args.check is None:
-        return Outcome(found | {"mismatches": None}, text)
-    import numpy as np
-    import onnxruntime
-
-    from hiddenfold.verif.golden.model import Golden
-
-    shape = (args.check, *model.image, 3)
-    images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"image": images})
-    wrong = int((logits != Golden(model).run(images)).any(axis=1).sum())
-    text += f"; {args.check} random images in onnxruntime: {wrong} differ from the golden model"
-    return Outcome(found | {"images": args.check, "mismatches": wrong}, text, int(wrong > 0))

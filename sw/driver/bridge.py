@@ -26,11 +26,11 @@ _NAMES = {
     for word in range(1 + register.wide)
 }
 #: Registers that change by themselves while the accelerator runs, but once at its end.
-_MOVING = [
+_MOVING = {
     offset
     for offset, name in _NAMES.items()
     if regmap.REGISTERS[name].wide or name == "IMAGES_DONE"
-]
+}
 
 #: The options of URLs that :class:`BridgeDevice` understands.
 OPTIONS = {
@@ -128,16 +128,17 @@ class BridgeDevice(Device):
         self.write_registers(offset, [value])
 
     def read_registers(self, offset: int, count: int) -> list[int]:
-        place, moving = self._registers + offset, np.isin(offset + 4 * np.arange(count), _MOVING)
+        place = self._registers + offset
+        still = [i for i in range(count) if offset + 4 * i not in _MOVING]
         try:
-            last = self.link.read(place, count)
+            last = self.link.read(place, count).tolist()
             for _ in range(TRIES if self.checks_writes else 0):
-                found = self.link.read(place, count)
-                if np.array_equal(np.where(moving, 0, found), np.where(moving, 0, last)):
-                    return found.tolist()
+                found = self.link.read(place, count).tolist()
+                if all(found[i] == last[i] for i in still):
+                    return found
                 last = found
             if not self.checks_writes:
-                return last.tolist()
+                return last
             raise DeviceError(
                 f"{self.link.name} reads differently each of {TRIES} times: check the cable and "
                 "the bit rate"

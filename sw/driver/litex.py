@@ -85,7 +85,7 @@ class LitexLink(Link):
             except TimeoutError as error:
                 raise DeviceError(
                     f"{self.name} did not answer within {self._timeout:g} s: check its link to "
-                    "the board"
+                    "the board, and that no other program uses the server"
                 ) from error
             except OSError as error:
                 raise self._gone(error) from error

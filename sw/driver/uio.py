@@ -68,7 +68,7 @@ class UioDevice(Device):
         size: int | None = None,
         clock: float = CLOCK_MHZ,
     ):
-        self._clock = clock
+        self._path, self._clock = path, clock
         self._undo = contextlib.ExitStack()
         try:
             self._file = self._open(path)
@@ -122,10 +122,15 @@ class UioDevice(Device):
         started = time.monotonic()
         seconds = cycles / (self._clock * 1e6)
         if self._interrupts:
-            # Writing 1 lets one more interrupt through, reading takes it.
-            os.write(self._file, (1).to_bytes(4, "little"))
-            if select.select([self._file], [], [], seconds)[0]:
-                os.read(self._file, 4)
+            try:
+                # Writing 1 lets one more interrupt through, reading takes it.
+                os.write(self._file, (1).to_bytes(4, "little"))
+                if select.select([self._file], [], [], seconds)[0]:
+                    os.read(self._file, 4)
+            except OSError as error:
+                raise DeviceError(
+                    f"{self._path} has gone: load the bitstream and open it again ({error})"
+                ) from error
         else:
             time.sleep(min(seconds, _NAP))
         return round((time.monotonic() - started) * self._clock * 1e6)

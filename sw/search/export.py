@@ -16,6 +16,7 @@ from hiddenfold.sw import signs
 from hiddenfold.sw.affine import SHORT, Affine
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.activation import Activation
+from hiddenfold.sw.search.config import SearchConfig
 from hiddenfold.sw.search.data import load_data
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
@@ -31,7 +32,7 @@ from hiddenfold.sw.search.quantize import (
 from hiddenfold.sw.search.run_directory import load_run, origin
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
-__all__ = ["build_model", "export_run", "fold_batch_norms", "quantize"]
+__all__ = ["build_model", "export_network", "export_run", "fold_batch_norms", "quantize"]
 
 IMAGE_BITS = 8
 CALIBRATION_IMAGES = 1024
@@ -45,40 +46,59 @@ def export_run(
     output: str | Path | None = None,
     constants_form: str | None = None,
 ) -> Model:
-    """The model of a run, quantized with activations of `act_bits` bits (1 .. 8).
+    """The model of a run; `export_network` says how. Batch norms are measured anew."""
+    config, network, log = load_run(run_dir)
+    check_exportable(run_dir, config.model)
+    notes = _provenance(config.model.name, len(log), origin(run_dir))
+    return export_network(
+        config, network, data_dir, notes, act_bits, output, constants_form, measure=True
+    )
+
+
+def export_network(
+    config: SearchConfig,
+    network: FoldedResNet,
+    data_dir: str | Path,
+    provenance: dict[str, str],
+    act_bits: int | None = None,
+    output: str | Path | None = None,
+    constants_form: str | None = None,
+    *,
+    measure: bool,
+) -> Model:
+    """The model of a searched network, quantized with activations of `act_bits` bits (1 .. 8).
 
     None stands for those of the search, with the scales that it has learned, or 8 if it had real
     numbers; with any other width the scales are chosen anew.
-    Measures the batch norms anew and calibrates, both on training images, and notes the float
-    accuracy on the test images. `constants_form`, "full" or "short", replaces `model.constants` of
-    the configuration. With `output` the model is saved there, and its float constants
-    beside it.
+    Calibrates on training images, after measuring the batch norms anew on them if `measure` is
+    set, and notes the float accuracy on the test images. `constants_form`, "full" or "short",
+    replaces `model.constants` of the configuration. With `output` the model is saved there, and
+    its float constants beside it.
     """
     if act_bits is not None and (isinstance(act_bits, bool) or not isinstance(act_bits, int)):
         raise TypeError(f"Activation bits must be an integer, not {act_bits!r}")
     if act_bits is not None and not 1 <= act_bits <= 8:
         raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
-    config, network, log = load_run(run_dir)
-    check_exportable(run_dir, config.model)
     if act_bits is None:
         act_bits = config.model.act_bits or 8
     training, test = load_data(config, data_dir)
     size = config.image
-    images = training.sample(REFRESH_IMAGES)
-    refresh_batch_norms(network, images, config.train.crop_padding, config.train)
+    if measure:
+        images = training.sample(REFRESH_IMAGES)
+        refresh_batch_norms(network, images, config.train.crop_padding, config.train)
     network.eval()
     model = build_model(network, config.dataset, training.classes, (size, size), act_bits)
     if constants_form is not None:
         model = dataclasses.replace(model, constants=constants_form)
     constants = fold_batch_norms(network)
-    if act_bits != config.model.act_bits:
+    if act_bits != network.config.act_bits:
         constants = [dataclasses.replace(c, output=None) for c in constants]
     best = FloatNetwork(model, constants).logits(test.images).argmax(1)
     top1 = 100.0 * float((best == test.labels).double().mean())
     model = dataclasses.replace(
         quantize(model, constants, training.sample(CALIBRATION_IMAGES)),
         accuracy={"float": top1, "golden": None},
-        provenance=_provenance(config.model.name, len(log), origin(run_dir)),
+        provenance=provenance,
     )
     if output is not None:
         model.save(output)

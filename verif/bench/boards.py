@@ -215,11 +215,22 @@ class SerialBoard(BusBoard):
 
 
 class EtherboneBoard(BusBoard):
-    """litex_server on ``port`` of this machine; ``mute`` answers nothing, ``greeting`` is sent."""
+    """litex_server on ``port`` of this machine; it sends ``greeting`` to its one client.
+
+    Attributes
+    ----------
+    mute
+        Nothing is answered.
+    delay
+        Seconds that an answer takes.
+    flip_every
+        One word of so many that are read loses a bit, 0 for none; ``flipped`` counts them.
+    """
 
     def __init__(self, device: Device, *, greeting: bytes = b"CommUART:localhost:1234"):
         super().__init__(device)
-        self.mute = False
+        self.mute, self.delay, self.flip_every, self.flipped = False, 0.0, 0, 0
+        self._words = 0
         self._greeting = greeting
         self._listener = socket.create_server(("localhost", 0))
         self.port = self._listener.getsockname()[1]
@@ -243,6 +254,8 @@ class EtherboneBoard(BusBoard):
             else:
                 self._packet(self._host)
         except (OSError, ValueError):
+            if self._host is not None:
+                self._host.close()
             self._host = None
         return True
 
@@ -262,10 +275,17 @@ class EtherboneBoard(BusBoard):
         if reads:
             _, *places = struct.unpack(f">{1 + reads}I", take(4 + 4 * reads))
             assert places == list(range(places[0], places[0] + 4 * reads, 4))
-            words = self.read_bus(places[0], reads)
+            found = self.read_bus(places[0], reads)
+            if self.flip_every:
+                numbers = self._words + np.arange(reads)
+                hit = numbers % self.flip_every == 0
+                found ^= np.where(hit, 1 << numbers % 32, 0).astype(np.uint32)
+                self._words += reads
+                self.flipped += int(hit.sum())
+            time.sleep(self.delay)
             if not self.mute:
                 record = struct.pack(">BBBBI", 0, 0x0F, reads, 0, 0)
-                host.sendall(HEADER + record + words.astype(">u4").tobytes())
+                host.sendall(HEADER + record + found.astype(">u4").tobytes())
 
 
 class MappedBoard(BusBoard):
@@ -273,6 +293,13 @@ class MappedBoard(BusBoard):
 
     A file cannot see an access, so the thread looks for writes to CONTROL and STATUS in it and then
     puts there what the hardware shows at once.
+
+    Attributes
+    ----------
+    delay
+        Seconds that 2,000 clock cycles take at least.
+    gone
+        Registers are 0, whatever is written to them.
     """
 
     def __init__(self, device: Device, folder: Path):
@@ -285,6 +312,7 @@ class MappedBoard(BusBoard):
             np.frombuffer(window, kind)
             for window, kind in zip(self._windows, ("<u4", np.uint8), strict=True)
         )
+        self.delay, self.gone = 0.0, False
         self._busy = False
         self._status = 0
         self._publish()
@@ -297,6 +325,9 @@ class MappedBoard(BusBoard):
             return mmap.mmap(file.fileno(), 0)
 
     def _step(self) -> bool:
+        if self.gone:
+            self._registers[:] = 0
+            return True
         at = regmap.REGISTERS["CONTROL"].offset
         control = int(self._registers[at // 4])
         asked = control & (regmap.CONTROL_START | regmap.CONTROL_ABORT)
@@ -305,17 +336,20 @@ class MappedBoard(BusBoard):
             device.write32(_STATUS, int(self._registers[_STATUS // 4]))
             self._publish()
         if asked:
-            for register in regmap.REGISTERS.values():
-                if register.access == "RW":
-                    device.write32(register.offset, int(self._registers[register.offset // 4]))
-            device.write_memory(device.memory_base, self._memory)
+            if asked & regmap.CONTROL_START:
+                for register in regmap.REGISTERS.values():
+                    if register.access == "RW":
+                        device.write32(register.offset, int(self._registers[register.offset // 4]))
+                device.write_memory(device.memory_base, self._memory)
+                self._busy = True
             device.write32(at, control)
-            self._busy = True
         elif not self._busy:
             return False
         else:
+            time.sleep(self.delay)
             device.wait(_CYCLES)
-        if not device.read32(_STATUS) & regmap.STATUS_BUSY:
+        # An abort of what has ended must not touch what the host is writing by now.
+        if self._busy and not device.read32(_STATUS) & regmap.STATUS_BUSY:
             self._memory[:] = device.read_memory(device.memory_base, device.memory_size)
             self._busy = False
         self._publish(control & ~asked if asked else None)

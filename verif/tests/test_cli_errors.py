@@ -21,6 +21,7 @@ COMMANDS = (
     "init",
     "train",
     "export",
+    "import",
     "onnx",
     "inspect",
     "evaluate",

@@ -191,9 +191,20 @@ def test_report(capsys, tmp_path, tiny_hfn):
     assert data == {"page": str(tmp_path / "index.html")}
     assert "<h1>tiny</h1>" in page
     assert "3 iterations" in page
+    assert "made without running the accelerator" in page
     # Self-contained: nothing is loaded from anywhere.
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "<script" not in page
+
+
+def test_measured_report_says_what_was_compared(capsys, tmp_path, tiny_hfn):
+    run_json(capsys, "report", tiny_hfn, "--target", "sim-tiny", "-o", tmp_path, "--measure")
+    page = (tmp_path / "index.html").read_text()
+    assert "made without running the accelerator" not in page
+    (row,) = re.findall(r"every output of every layer and iteration</td>(.*?)</tr>", page, re.S)
+    compared, mismatches = re.findall(r">([\d,]+)</td>", row)
+    assert int(compared.replace(",", "")) > 100 and mismatches == "0"
+    assert "1 picture, " in row
 
 
 def test_table_aligns_numbers_right():

@@ -11,13 +11,14 @@ import types
 
 import numpy as np
 import pytest
+from driver_cases import Words
 
 from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import regmap
 from hiddenfold.sw.driver import litex, uart, uio
 from hiddenfold.sw.driver.accelerator import Accelerator, AcceleratorError
-from hiddenfold.sw.driver.bridge import BridgeDevice, Link
+from hiddenfold.sw.driver.bridge import BridgeDevice
 from hiddenfold.sw.driver.device import DeviceError, open_device
 from hiddenfold.sw.driver.rtl import MEMORY_BASE, RtlDevice
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
@@ -74,6 +75,12 @@ def serial_url(board: SerialBoard, more: str = "") -> str:
     return f"serial:{board.path}?{PLACE}{more}"
 
 
+@pytest.mark.parametrize("fault", ["unplugged", "slow", "corrupt", "busy"])
+@pytest.mark.parametrize("scheme", ["serial", "litex", "uio"])
+def test_every_fault_of_every_link_has_a_test(scheme, fault):
+    assert callable(globals()[f"test_{scheme}_{fault}"])
+
+
 def test_serial(core, program, images, logits):
     with SerialBoard(core) as board, Accelerator.open(serial_url(board)) as accelerator:
         accelerator.load(program)
@@ -99,7 +106,7 @@ def test_serial_errors_of_the_hardware(core, program, images, logits):
         assert np.array_equal(accelerator.run(images).logits, logits)
 
 
-def test_serial_line_that_flips_bits(core, program, images, logits, impatient):
+def test_serial_corrupt(core, program, images, logits, impatient):
     """Some accesses of a noisy line fail; those that do not are right."""
     with SerialBoard(core) as board:
         with Accelerator.open(serial_url(board)) as accelerator:
@@ -115,7 +122,7 @@ def test_serial_line_that_flips_bits(core, program, images, logits, impatient):
             assert np.array_equal(accelerator.run(images).logits, logits)
 
 
-def test_serial_slow_line(core, program, images, logits):
+def test_serial_slow(core, program, images, logits):
     with SerialBoard(core, baud=500_000) as board:
         with Accelerator.open(serial_url(board, "&baud=500000")) as accelerator:
             accelerator.load(program)
@@ -198,24 +205,63 @@ def test_wrong_options_of_the_call():
 
 def test_litex(core, program, images, logits):
     with EtherboneBoard(core) as board:
-        with Accelerator.open(f"litex:localhost:{board.port}?{PLACE}") as accelerator:
+        with Accelerator.open(litex_url(board)) as accelerator:
             accelerator.load(program)
             assert np.array_equal(accelerator.run(images).logits, logits)
 
 
-def test_litex_faults(core, impatient):
+def litex_url(board: EtherboneBoard) -> str:
+    return f"litex:localhost:{board.port}?{PLACE}"
+
+
+def test_litex_unplugged(core):
     with EtherboneBoard(core, greeting=b"") as board:
-        url = f"litex:localhost:{board.port}"
-        with open_device(url) as device:
+        with open_device(litex_url(board)) as device:
             assert device.read32(0) == regmap.ID_VALUE
-            board.mute = True
-            with pytest.raises(DeviceError, match=r"did not answer within 0\.5 s: check its link"):
-                device.read32(0)
             board.unplug()
             with pytest.raises(DeviceError, match=r"has gone: start it and open it again"):
                 device.read32(0)
     with pytest.raises(DeviceError, match=r"does not answer: start it .* litex_server --uart"):
-        open_device(url)
+        open_device(litex_url(board))
+
+
+def test_litex_slow(core, program, images, logits):
+    """A server that takes its time is waited for; one that takes too long is not."""
+    with EtherboneBoard(core) as board, open_device(litex_url(board) + "&timeout=2") as device:
+        accelerator = Accelerator(device)
+        board.delay = 0.05
+        accelerator.load(program)
+        assert np.array_equal(accelerator.run(images).logits, logits)
+        board.delay = 2.5
+        with pytest.raises(DeviceError, match=r"did not answer within 2 s: check its link to"):
+            accelerator.registers()
+
+
+def test_litex_corrupt(core, program, images, logits):
+    """The server's own link may flip bits, which it does not notice."""
+    with EtherboneBoard(core) as board, Accelerator.open(litex_url(board)) as accelerator:
+        board.flip_every = 499
+        accelerator.load(program)
+        assert np.array_equal(accelerator.run(images).logits, logits)
+        assert board.flipped > 2
+        board.flip_every = 5
+        with pytest.raises((DeviceError, AcceleratorError), match="check|compile the model"):
+            accelerator.load(compile_model(MODEL, TARGET, trace=True))
+        board.flip_every = 0
+        accelerator.load(program)
+        assert np.array_equal(accelerator.run(images).logits, logits)
+
+
+def test_litex_busy(core):
+    """litex_server has one client at a time; the next one waits, and is served afterwards."""
+    with EtherboneBoard(core) as board:
+        with open_device(litex_url(board)) as first:
+            assert first.read32(0) == regmap.ID_VALUE
+            with open_device(litex_url(board) + "&timeout=0.5") as second:
+                with pytest.raises(DeviceError, match="that no other program uses the server"):
+                    second.read32(0)
+        with open_device(litex_url(board)) as third:
+            assert third.read32(0) == regmap.ID_VALUE
 
 
 def test_litex_that_is_another_server():
@@ -247,21 +293,83 @@ def test_uio(core, program, images, logits, tmp_path):
             accelerator.load(program)
             for _ in range(2):
                 assert np.array_equal(accelerator.run(images).logits, logits)
-            memory = bytearray(program.memory)
-            memory[70] ^= 1
-            accelerator.device.write_memory(accelerator.program_address, bytes(memory))
-            with pytest.raises(AcceleratorError, match=r"INSTRUCTION_SIGNATURE \(2\)"):
-                accelerator.run(images)
             with pytest.raises(DeviceError, match="cannot reset the accelerator"):
                 accelerator.device.reset()
         with pytest.raises(DeviceError, match="^the uio: device has been closed$"):
             accelerator.device.read32(0)
 
 
-def test_uio_faults(core, tmp_path):
-    with MappedBoard(core, tmp_path) as board, open_device(uio_url(board)):
-        with pytest.raises(DeviceError, match="is in use by another program: close it first$"):
-            open_device(uio_url(board))
+def test_uio_unplugged(core, program, images, tmp_path, monkeypatch):
+    """The bitstream goes while it runs: registers read as 0, and no interrupt comes any more."""
+    with MappedBoard(core, tmp_path) as board, Accelerator.open(uio_url(board)) as accelerator:
+        accelerator.load(program)
+        board.gone = True
+        with pytest.raises(AcceleratorError, match="^register .* check the link"):
+            accelerator.run(images)
+        with pytest.raises(AcceleratorError, match="ID must be 0x314e4648, not 0x00000000; check"):
+            accelerator.load(program)
+        host, kernel = socket.socketpair()
+        with host, kernel:
+            device = accelerator.device
+            monkeypatch.setattr(device, "_file", host.fileno())
+            monkeypatch.setattr(device, "_interrupts", True)
+            # An interrupt ends the wait, which would take 100 s.
+            kernel.send(bytes(4))
+            started = time.monotonic()
+            device.wait(10**7)
+            assert time.monotonic() - started < 10
+            kernel.close()
+            with pytest.raises(DeviceError, match="registers has gone: load the bitstream and "):
+                device.wait(10**7)
+
+
+def test_uio_slow(core, program, images, logits, tmp_path):
+    """A slow accelerator is waited for, up to the time-out."""
+    with MappedBoard(core, tmp_path) as board, open_device(uio_url(board), clock=0.01) as device:
+        accelerator = Accelerator(device)
+        accelerator.load(program)
+        board.delay = 0.05
+        assert np.array_equal(accelerator.run(images).logits, logits)
+        with pytest.raises(AcceleratorError, match=r"did not finish within 0\.2 s"):
+            accelerator.run(np.repeat(images, 10, axis=0), timeout=0.2)
+        board.delay = 0.0
+        assert np.array_equal(accelerator.run(images).logits, logits)
+
+
+def test_uio_corrupt(core, program, images, logits, tmp_path):
+    """Memory that changes by itself: found by load or by the accelerator, and written again."""
+    with MappedBoard(core, tmp_path) as board, Accelerator.open(uio_url(board)) as accelerator:
+        device, write = accelerator.device, accelerator.device.write_memory
+        bad = [True]
+
+        def spoil(address, data):
+            write(address, data)
+            if bad and len(data) > 256:
+                device._memory[address - device.memory_base + 70] ^= 1
+
+        device.write_memory = accelerator._resident._store.write_memory = spoil
+        with pytest.raises(AcceleratorError, match="does not read back as written from memory at"):
+            accelerator.load(program)
+        bad.clear()
+        accelerator.load(program)
+        device._memory[accelerator.program_address - device.memory_base + 70] ^= 1
+        with pytest.raises(AcceleratorError, match=r"INSTRUCTION_SIGNATURE \(2\)"):
+            accelerator.run(images)
+        accelerator.load(program)
+        assert np.array_equal(accelerator.run(images).logits, logits)
+
+
+def test_uio_busy(core, tmp_path):
+    with MappedBoard(core, tmp_path) as board:
+        with open_device(uio_url(board)):
+            with pytest.raises(DeviceError, match="is in use by another program: close it first$"):
+                open_device(uio_url(board))
+        with open_device(uio_url(board)) as device:
+            assert device.read32(0) == regmap.ID_VALUE
+
+
+def test_uio_that_cannot_be_opened(core, tmp_path):
+    board = MappedBoard(core, tmp_path)  # not started
     with pytest.raises(DeviceError, match="cannot be opened: load the bitstream"):
         open_device("uio:/dev/nothing?base=0&size=4k")
     with pytest.raises(ValueError, match="^uio: URL must have base and size of the memory /dev/x"):
@@ -270,9 +378,6 @@ def test_uio_faults(core, tmp_path):
         open_device(f"uio:{board.registers}?memory={board.memory}&base=0&size=1M")
     with pytest.raises(ValueError, match=r"^memory must lie below 2\^32"):
         open_device(f"uio:{board.registers}?memory={board.memory}&base=0xffffffff&size=4k")
-    board.registers.write_bytes(bytes(4096))
-    with pytest.raises(AcceleratorError, match="ID must be 0x314e4648, not 0x00000000; check"):
-        Accelerator.open(uio_url(board))
 
 
 def test_uio_asks_udmabuf(tmp_path, monkeypatch):
@@ -310,32 +415,6 @@ def test_uio_with_memory_of_pynq(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynq", None)
     with pytest.raises(DeviceError, match="^memory=pynq needs the package pynq"):
         open_device(url + "&size=8k")
-
-
-class Words(Link):
-    """A small memory; reads of word ``moody`` count up."""
-
-    name, lossy = "the words", True
-
-    def __init__(self):
-        self.words = np.zeros(1 << 14, np.uint32)
-        self.moody, self.stuck = None, None
-        self.reads = self.writes = 0
-
-    def read(self, address, count):
-        self.reads += count
-        if self.moody is not None:
-            self.words[self.moody] += 1
-        return self.words[address // 4 : address // 4 + count].copy()
-
-    def write(self, address, words):
-        self.writes += len(words)
-        self.words[address // 4 : address // 4 + len(words)] = words
-        if self.stuck is not None:
-            self.words[self.stuck] = 0
-
-    def close(self):
-        pass
 
 
 def test_bridge_writes_bytes_anywhere():
