@@ -72,6 +72,14 @@ def test_spilled_batches(accelerator, seed, act_words, external):
 
 
 @pytest.mark.parametrize("external", MEMORIES.values(), ids=MEMORIES)
+def test_image_in_stripes(accelerator, external):
+    """A stripe of an image writes all its rows at its end, after many rows of halo."""
+    model = random_model(4012, Limits.of(TARGET, max_macs=150_000, frozen=True))
+    program = check(accelerator, model, 4012, external, act_words=512)
+    assert len(program.layers[0]["pcs"]) > 1 and program.layers[0]["out"][2] == 147
+
+
+@pytest.mark.parametrize("external", MEMORIES.values(), ids=MEMORIES)
 @pytest.mark.parametrize("batch", (1, 4))
 @pytest.mark.parametrize("seed", range(200, 208))
 def test_networks_on_chip(accelerator, seed, batch, external):
