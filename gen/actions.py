@@ -8,13 +8,13 @@ what a transfer still works on waits for that transfer, and for no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hiddenfold.gen.graph import Graph, Node
 from hiddenfold.gen.plan import map_shape
-from hiddenfold.gen.schedule import Schedule
+from hiddenfold.gen.schedule import Part, Schedule
 from hiddenfold.gen.spill import Layout
 from hiddenfold.gen.stripes import Buffer, Group, input_shape
 from hiddenfold.gen.target import Target
@@ -77,26 +77,40 @@ class Action:
 
 def actions(graph: Graph, plan: Schedule | Layout, target: Target, trace: bool) -> list[Action]:
     """All instructions of a program from BEGIN to END."""
-    images = range(1)
     if isinstance(plan, Schedule):
-        body = list(_on_chip(plan, trace))
-        images = range(plan.batch)
+        schedule = plan
+        body = list(_on_chip(schedule.parts(), schedule, trace, turn=0))
     else:
-        writer = _Writer(graph, plan, target, trace)
-        for number, group in enumerate(plan.groups):
-            writer.group(group, plan.work[number])
-        body = list(_fenced(_early(writer.actions)))
-    return [Action(opcode=Opcode.BEGIN), *body, Action(opcode=Opcode.END, images=images)]
+        schedule = plan.schedule
+        writer = _Writer(plan, target, trace)
+        for image in range(schedule.batch):
+            writer.image = image
+            for number, group in enumerate(plan.groups):
+                writer.group(group, plan.work[number])
+        writer.hand_over()
+        body = writer.actions
+        body += _on_chip(schedule.parts_together(), schedule, trace, body[-1].turn)
+        body = list(_fenced(_early(body)))
+    end = Action(opcode=Opcode.END, images=range(schedule.batch))
+    return [Action(opcode=Opcode.BEGIN), *body, end]
 
 
-def _on_chip(schedule: Schedule, trace: bool) -> Iterator[Action]:
+def _on_chip(parts: Iterable[Part], schedule: Schedule, trace: bool, turn: int) -> Iterator[Action]:
     """The instructions of operations on whole maps."""
-    for part in schedule.parts():
+    words = schedule.graph.words
+
+    def region(variable: int | None, images: range) -> tuple[Region, ...]:
+        if variable is None:
+            return ()
+        start = schedule.address(variable, images.start)
+        return (Region(start, start + len(images) * words[variable]),)
+
+    for part in parts:
         node = part.node
         result = map_shape(node.execution)
         stripe = Stripe(0, result.height, 0, input_shape(node).height, 0)
         if node.loop_start:
-            yield Action(opcode=Opcode.LOOP, count=node.loop_count)
+            yield Action(opcode=Opcode.LOOP, count=node.loop_count, turn=turn)
         for run in part.runs:
             src, dst, res = (
                 schedule.address(variable, run.start) for variable in (node.src, node.dst, node.res)
@@ -108,6 +122,9 @@ def _on_chip(schedule: Schedule, trace: bool) -> Iterator[Action]:
                 src=src,
                 dst=dst,
                 res=res,
+                reads=region(node.src, run) + region(node.res, run),
+                writes=region(node.dst, run),
+                turn=turn,
                 images=run,
             )
         if trace and node.traced and node.dst is not None:
@@ -115,12 +132,14 @@ def _on_chip(schedule: Schedule, trace: bool) -> Iterator[Action]:
                 opcode=Opcode.STORE,
                 node=node,
                 src=schedule.address(node.dst, part.images.start),
-                count=len(part.images) * schedule.graph.words[node.dst],
+                count=len(part.images) * words[node.dst],
+                reads=region(node.dst, part.images),
+                turn=turn,
                 rows=(0, result.height),
                 images=part.images,
             )
         if node.loop_end:
-            yield Action(opcode=Opcode.ENDLOOP)
+            yield Action(opcode=Opcode.ENDLOOP, turn=turn)
 
 
 def _opcode(node: Node) -> Opcode:
@@ -131,11 +150,11 @@ def _opcode(node: Node) -> Opcode:
 
 
 class _Writer:
-    """Writes the instructions of one group after the other."""
+    """Writes the instructions of one group after the other, for image number `image`."""
 
-    def __init__(self, graph: Graph, layout: Layout, target: Target, trace: bool) -> None:
+    def __init__(self, layout: Layout, target: Target, trace: bool) -> None:
         self.actions: list[Action] = []
-        self._words = graph.words
+        self.image = 0
         self._layout = layout
         self._lanes = target.lanes
         self._trace = trace
@@ -154,18 +173,28 @@ class _Writer:
                 place = _Place(self, group, index, stripe, number, work, buffers)
                 if index == 0 and node.src in group.spilled:
                     rows = stripe.in_first, stripe.in_rows
-                    self._transfer(Opcode.LOAD, node.src, input_shape(node), rows, place.src)
+                    self._transfer_rows(Opcode.LOAD, node.src, input_shape(node), rows, place.src)
                 result = map_shape(node.execution)
                 rows = stripe.first, stripe.rows
                 if node.res in group.spilled:
-                    self._transfer(Opcode.LOAD, node.res, result, rows, place.res)
+                    self._transfer_rows(Opcode.LOAD, node.res, result, rows, place.res)
                 self._compute(node, stripe, place, number == group.stripes - 1)
                 if self._trace and node.traced:
                     stored[index] = self._store(node, stripe, place.dst, stored[index])
                 if node.dst in group.spilled:
-                    self._transfer(Opcode.SAVE, node.dst, result, rows, place.dst)
+                    self._transfer_rows(Opcode.SAVE, node.dst, result, rows, place.dst)
         if group.last.loop_end:
             self._add(Opcode.ENDLOOP)
+
+    def hand_over(self) -> None:
+        """Append the loads of what all images left in external memory."""
+        schedule = self._layout.schedule
+        self._turn += 1
+        for variable in self._layout.loaded:
+            words = schedule.graph.words[variable]
+            for self.image in range(schedule.batch):
+                place = schedule.address(variable, self.image)
+                self._transfer(Opcode.LOAD, variable, words, 0, place)
 
     def row_words(self, shape: Shape) -> int:
         """Words of a row of a tensor."""
@@ -175,17 +204,29 @@ class _Writer:
         """Address of row `first` of a variable on chip."""
         if variable is None:
             return 0
-        return self._layout.addresses[variable] + first * self.row_words(shape)
+        start = self._layout.schedule.address(variable, self.image)
+        return start + first * self.row_words(shape)
+
+    @property
+    def _images(self) -> range:
+        return range(self.image, self.image + 1)
 
     def _add(self, opcode: Opcode, count: int = 0) -> None:
         self.actions.append(Action(opcode=opcode, turn=self._turn, count=count))
 
-    def _transfer(
+    def _transfer_rows(
         self, opcode: Opcode, variable: int, shape: Shape, rows: tuple[int, int], address: int
     ) -> None:
         first, count = (number * self.row_words(shape) for number in rows)
+        self._transfer(opcode, variable, count, first, address)
+
+    def _transfer(
+        self, opcode: Opcode, variable: int, count: int, first: int, address: int
+    ) -> None:
+        """Append the transfer of `count` words from word `first` of an image's tensor on."""
         inside = Region(address, address + count)
-        outside = self._layout.homes[variable] + first
+        home = self._layout.homes[variable]
+        outside = home + self._layout.schedule.offset(variable, self.image) + first
         load = opcode == Opcode.LOAD
         self.actions.append(
             Action(
@@ -222,6 +263,7 @@ class _Writer:
                 writes=writes,
                 turn=self._turn,
                 last=last,
+                images=self._images,
             )
         )
 
@@ -241,6 +283,7 @@ class _Writer:
                     reads=(Region(address, address + count),),
                     turn=self._turn,
                     rows=(stored, end - stored),
+                    images=self._images,
                 )
             )
         return end

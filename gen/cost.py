@@ -68,25 +68,37 @@ def image_end(
     result: Shape,
     target: Target,
     kernel: int,
+    stride: int,
 ) -> int:
     """The cycle in which an IMAGE that starts in cycle `start` is done; `beat` is its first one.
 
-    The image is scanned with its padding; an output pixel takes a cycle for each word.
+    The image is scanned with its padding; an output pixel takes a cycle for each word. It is
+    written when the last pixel of its window comes.
     """
     beats = _row_beats(width, target)
     words = -(-result.channels // target.lanes)
     port = bus.ports[IMAGE]
-    made = stripe.rows * result.width * (words - 1) / (stripe.in_rows + kernel // 2)
-    # The reader goes through the padding of a row in memory pixel by pixel, too.
-    row = max(width + kernel // 2 + made, image_pitch(width) // 4)
+    edge = kernel // 2
+    scan = width + edge
+    made = result.width * (words - 1)
+    first = edge + stripe.top
+    last = first + (stripe.rows - 1) * stride
+
+    def row_cycles(row: int) -> int:
+        writes = first <= row <= last and (row - first) % stride == 0
+        return scan + (made if writes else 0)
+
     scanned = float(start + 1)
-    for _ in range(stripe.in_rows):
+    for row in range(stripe.in_rows):
+        # The reader goes through the padding of a row in memory pixel by pixel, too.
+        cycles = max(row_cycles(row), image_pitch(width) // 4)
         # The FIFO may hold less than a row.
         for part in range(0, beats, _PART):
             count = min(_PART, beats - part)
             begin = bus.arrival(IMAGE, beat) + ARRIVE + _SCAN
             beat += count
             end = bus.arrival(IMAGE, beat - 1) + ARRIVE + _SCAN + target.bus_bits // 32
-            scanned = max(max(scanned, begin) + row * count / beats, end)
+            scanned = max(max(scanned, begin) + cycles * count / beats, end)
             port.take(beat, round(scanned))
-    return round(scanned + kernel // 2 * row) + _SCANNED
+    below = range(stripe.in_rows, stripe.in_rows + edge)
+    return round(scanned + sum(map(row_cycles, below))) + _SCANNED

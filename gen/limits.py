@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from hiddenfold.gen.graph import Graph
 from hiddenfold.gen.plan import map_shape
-from hiddenfold.gen.schedule import Schedule, largest_batch, schedule
+from hiddenfold.gen.schedule import Schedule, schedule
 from hiddenfold.gen.spill import DoesNotFit, Layout, plan
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.operations import Classifier, Unfold
 from hiddenfold.sw.shapes import Execution
 
-__all__ = ["CompileError", "check", "place"]
+__all__ = ["CompileError", "check", "largest_batch", "place"]
 
 
 class CompileError(ValueError):
@@ -49,44 +49,48 @@ def check(model: Model, graph: Graph, target: Target) -> None:
 
 
 def place(graph: Graph, target: Target, batch: int) -> Schedule | Layout:
-    """Where each tensor of a batch lies.
+    """Where each tensor of a batch lies: all on chip if they fit, else some in external memory.
 
-    A single image may keep tensors in external memory. `CompileError` when a batch does not fit on
-    chip, or an operation needs more than the whole memory.
+    `CompileError` when an operation needs more than the whole memory.
     """
-    found, words = schedule(graph, target, batch)
+    found = schedule(graph, target, batch)
     if found is not None:
         return found
-    if batch == 1:
+    try:
+        return plan(graph, target, batch)
+    except DoesNotFit as error:
+        raise _too_small(error, graph, target, batch) from error
+
+
+def largest_batch(graph: Graph, target: Target, limit: int) -> int:
+    """The largest batch up to `limit` that fits, 0 for none."""
+    least, most = 0, limit
+    while least < most:
+        batch = (least + most + 1) // 2
         try:
-            return plan(graph, target)
-        except DoesNotFit as error:
-            raise _too_small(error, target) from error
-    remedy = (
-        f"raise act_bank_words to {_power_of_two(-(-words // target.act_banks))} or use a target "
-        "with a larger activation memory"
-    )
-    # A single image need not fit.
-    largest = max(1, largest_batch(graph, target, batch - 1))
-    raise _refusal(
-        graph.widest().execution,
-        target,
-        f"the activations that exist at the same time need {words} words of memory "
-        f"({words * target.lanes} bytes) for a batch of {batch}, the target has "
-        f"{target.act_words}: compile with --batch {largest}, {remedy}",
-    )
+            place(graph, target, batch)
+        except CompileError:
+            most = batch - 1
+        else:
+            least = batch
+    return least
 
 
-def _too_small(error: DoesNotFit, target: Target) -> CompileError:
+def _too_small(error: DoesNotFit, graph: Graph, target: Target, batch: int) -> CompileError:
     """No stripe is small enough."""
     whole = isinstance(error.node.execution.op, Classifier)
+    remedies = [f"raise act_bank_words to {_power_of_two(-(-error.words // target.act_banks))}"]
+    fits = largest_batch(graph, target, batch - 1)
+    if fits:
+        remedies.insert(0, f"compile with --batch {fits}")
+    elif whole:
+        remedies.append("make its input smaller")
     return _refusal(
         error.node.execution,
         target,
         f"{'its input needs' if whole else 'a row of it needs'} {error.words} words of memory "
-        f"({error.words * target.lanes} bytes), the target has {target.act_words}: raise "
-        f"act_bank_words to {_power_of_two(-(-error.words // target.act_banks))}"
-        + (", or make its input smaller" if whole else ""),
+        f"({error.words * target.lanes} bytes){f' for a batch of {batch}' if fits else ''}, the "
+        f"target has {target.act_words}: {', or '.join(remedies)}",
     )
 
 

@@ -4,26 +4,28 @@
 The search starts with everything on chip. While the tensors that exist at the same time do not fit,
 and as long as it saves time, it takes the one step that helps most: spill a tensor, keep one on
 chip again, join an operation to the one before it, or part them.
+
+Of a batch the first operations, its head, run like this image by image, and the others on all
+images together, with all their tensors on chip. What the head hands over is kept for each image, on
+chip or spilled; in the latter case it is loaded before the other operations begin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from hiddenfold.gen import allocate
 from hiddenfold.gen.allocate import Step
 from hiddenfold.gen.graph import Graph, Node
-from hiddenfold.gen.plan import map_shape
-from hiddenfold.gen.stripes import OVERLAPPED, SINGLE, Copies, Group, input_shape, may_join, window
+from hiddenfold.gen.schedule import Schedule, heads, operands
+from hiddenfold.gen.stripe_cost import batch_cycles, best, transfer_cycles
+from hiddenfold.gen.stripes import Group, may_join
 from hiddenfold.gen.target import Target
-from hiddenfold.sw.operations import Classifier, Unfold
 
 __all__ = ["DoesNotFit", "Layout", "plan"]
 
-#: Cycles that an instruction costs besides its work, about.
-_INSTRUCTION = 150
 #: Parts of the memory that the search may fill before it counts with gaps between tensors.
 _FILL = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -42,7 +44,9 @@ class Layout:
     """Groups in order, and the places of all tensors.
 
     `addresses` are those of variables on chip, `work` the start of each group's buffers, `homes`
-    the first word of each spilled variable in external memory, `scratch_words` what they need.
+    the first word of each spilled variable in external memory, `scratch_words` what they need. The
+    groups are the head of `schedule`, a batch; when there is one, `loaded` are the variables that
+    its other nodes read and that the head has spilled.
     """
 
     groups: list[Group]
@@ -50,41 +54,108 @@ class Layout:
     work: list[int]
     homes: dict[int, int]
     scratch_words: int
+    schedule: Schedule
+    loaded: tuple[int, ...] = ()
 
 
-def plan(graph: Graph, target: Target) -> Layout:
+def plan(graph: Graph, target: Target, batch: int = 1) -> Layout:
     """Lay out a graph that does not fit on chip; raises `DoesNotFit` when there is no way."""
+    lengths = [len(graph.nodes)] if batch == 1 else [head for head in heads(graph) if head]
+    options = [_Batch(graph, batch, head) for head in lengths]
+    tails = [option.tail_words() for option in options]
+    if min(tails) > target.act_words:
+        # That of the longest head, whose tail is the last node.
+        raise DoesNotFit(graph.nodes[-1], min(tails))
+    found = []
+    refused: DoesNotFit | None = None
+    for option, words in zip(options, tails, strict=True):
+        try:
+            if words <= target.act_words:
+                found.append(_plan(option, target))
+        except DoesNotFit as error:
+            refused = error
+    if found:
+        return min(found, key=lambda one: one[0])[1]
+    assert refused is not None, "something was tried"
+    raise refused
+
+
+class _Batch:
+    """A batch whose first `head` nodes run image by image; a single image is all head.
+
+    `words` are those of all images of the variables that the other nodes share.
+    """
+
+    def __init__(self, graph: Graph, batch: int, head: int) -> None:
+        self.graph = graph
+        self.batch = batch
+        self.head = head
+        shared = operands(graph.nodes[head:])
+        self.words = {v: n * (batch if v in shared else 1) for v, n in graph.words.items()}
+        self.handed = sorted(shared & operands(graph.nodes[:head]))
+        self.tail = graph.steps()[head:]
+
+    def head_graph(self) -> Graph:
+        """The first nodes alone."""
+        nodes = self.graph.nodes[: self.head]
+        return Graph(nodes, {v: self.words[v] for v in sorted(operands(nodes))})
+
+    def tail_words(self) -> int:
+        """Most words in use when the head has been executed."""
+        steps = self.graph.steps()
+        live = allocate.live_during(steps)[self.head :]
+        return max((sum(self.words[v] for v in alive) for alive in live), default=0)
+
+    def tail_cycles(self, target: Target) -> float:
+        """About how long the nodes behind the head take on all images."""
+        return batch_cycles(self.graph.nodes[self.head :], target, self.batch)
+
+
+def _plan(batch: _Batch, target: Target) -> tuple[float, Layout]:
+    """The best layout of a batch with a given head, and about how long it takes."""
     for fill in _FILL:
-        groups = _Choice(graph, target, int(fill * target.act_words)).search()
-        layout = _place(graph, groups, target)
+        choice = _Choice(batch, target, int(fill * target.act_words))
+        cycles, groups = choice.search()
+        layout = _place(batch, groups, target)
         if layout is not None:
-            return layout
-    widest = graph.widest()
-    raise DoesNotFit(widest, sum(graph.words[v] for v in (widest.src, widest.dst) if v is not None))
+            return batch.batch * cycles + batch.tail_cycles(target), layout
+    widest = batch.graph.widest()
+    raise DoesNotFit(widest, sum(batch.words[v] for v in widest.variables))
 
 
-def _place(graph: Graph, groups: list[Group], target: Target) -> Layout | None:
+def _place(batch: _Batch, groups: list[Group], target: Target) -> Layout | None:
     """Addresses for groups that were chosen by the sum of their words; None: gaps are too large."""
+    graph = batch.graph
     spilled = frozenset().union(*(group.spilled for group in groups))
-    words = dict(graph.words)
-    steps = _steps(groups, spilled)
+    loaded = tuple(v for v in batch.handed if v in spilled)
+    words = dict(batch.words)
+    steps = _steps(groups, spilled, batch.handed)
     for number, (group, step) in enumerate(zip(groups, steps, strict=True)):
         size = group.words(target.lanes)
         if size:
             step.work = len(graph.words) + number
             words[step.work] = size
+    work_steps = list(steps)
+    steps += [Step(v) for v in loaded]
+    steps += [replace(step, back=_moved(step.back, len(steps) - batch.head)) for step in batch.tail]
     addresses, _ = allocate.allocate(steps, words, target.act_banks, target.act_bank_words)
     if addresses is None:
         return None
-    outside = _steps(groups, frozenset(graph.words) - spilled)
+    outside = _steps(groups, frozenset(graph.words) - spilled, batch.handed)
+    outside += [Step(None, v) for v in loaded]
     homes, scratch = allocate.allocate(outside, words, 1, sum(words.values()))
     assert homes is not None, "external memory holds everything"
-    work = [0 if step.work is None else addresses[step.work] for step in steps]
-    return Layout(groups, addresses, work, homes, scratch)
+    work = [0 if step.work is None else addresses[step.work] for step in work_steps]
+    schedule = Schedule(graph, batch.batch, batch.head, addresses)
+    return Layout(groups, addresses, work, homes, scratch, schedule, loaded)
 
 
-def _steps(groups: Sequence[Group], without: frozenset[int]) -> list[Step]:
-    """The groups as the allocator sees them, some variables left out."""
+def _moved(step: int | None, by: int) -> int | None:
+    return None if step is None else step + by
+
+
+def _steps(groups: Sequence[Group], without: frozenset[int], keep: Collection[int]) -> list[Step]:
+    """The groups as the allocator sees them, some variables left out, others always there."""
 
     def seen(variable: int | None) -> int | None:
         return None if variable in without else variable
@@ -99,7 +170,9 @@ def _steps(groups: Sequence[Group], without: frozenset[int]) -> list[Step]:
         src = seen(group.nodes[0].src)
         res = seen(group.last.res)
         more = {v for v in map(seen, read) if v is not None} - {src, res}
-        steps.append(Step(seen(group.last.dst), src, res, back, more=tuple(sorted(more))))
+        kept = frozenset(keep) - without
+        dst = seen(group.last.dst)
+        steps.append(Step(dst, src, res, back, kept, more=tuple(sorted(more))))
     return steps
 
 
@@ -113,16 +186,18 @@ class _Variables(NamedTuple):
 class _Choice:
     """The search for the variables to spill and the operations to join."""
 
-    def __init__(self, graph: Graph, target: Target, capacity: int) -> None:
-        self._graph = graph
+    def __init__(self, batch: _Batch, target: Target, capacity: int) -> None:
+        self._graph = batch.head_graph()
+        self._handed = batch.handed
+        self._batch = batch.batch
         self._target = target
         self._capacity = capacity
-        self._uses = _uses(graph)
-        self._joinable = {node.dst for node in graph.nodes if self._can_join(node)}
+        self._uses = _uses(batch.graph)
+        self._joinable = {node.dst for node in self._graph.nodes if self._can_join(node)}
         self._sized: dict[Any, tuple[Group, int, float]] = {}
 
-    def search(self) -> list[Group]:
-        """Groups that fit `capacity` words; raises `DoesNotFit`."""
+    def search(self) -> tuple[float, list[Group]]:
+        """Groups that fit `capacity` words, and their cycles; raises `DoesNotFit`."""
         choice = _Variables(frozenset(), frozenset())
         best = self._cost(choice)
         while best[0]:
@@ -141,11 +216,7 @@ class _Choice:
                 cost = self._cost(option)
                 if cost < best:
                     best, choice = cost, option
-        return self.groups(choice)
-
-    def groups(self, choice: _Variables) -> list[Group]:
-        """All groups, each in its best stripes."""
-        return [group for group, _, _ in self._groups(choice)]
+        return best[1], [group for group, _, _ in self._groups(choice)]
 
     def _moves(self, choice: _Variables, variables: Collection[int]) -> Iterator[_Variables]:
         """Choices that differ in one of some variables."""
@@ -160,9 +231,10 @@ class _Choice:
                     yield _Variables(*place)
 
     def _cost(self, choice: _Variables) -> tuple[int, float]:
-        """Words too many, and cycles."""
+        """Words too many, and cycles of an image."""
         excess = 0
-        cycles = 0.0
+        reload = sum(self._graph.words[v] for v in choice.spilled.intersection(self._handed))
+        cycles = transfer_cycles(reload, self._target) / self._batch
         times = 1
         for group, over, each in self._groups(choice):
             if group.nodes[0].loop_start:
@@ -188,7 +260,8 @@ class _Choice:
             else:
                 chains.append([node])
         drafts = [Group(tuple(chain), frozenset(), 1) for chain in chains]
-        return chains, allocate.live_during(_steps(drafts, choice.spilled))
+        steps = _steps(drafts, choice.spilled, self._handed)
+        return chains, allocate.live_during(steps)
 
     def _groups(self, choice: _Variables) -> list[tuple[Group, int, float]]:
         """Groups, each with the words it lacks and its cycles."""
@@ -200,7 +273,7 @@ class _Choice:
             outside = self._outside(chain, choice.spilled)
             key = position, len(chain), outside, free
             if key not in self._sized:
-                self._sized[key] = _best(Group(tuple(chain), outside, 1), free, self._target)
+                self._sized[key] = best(Group(tuple(chain), outside, 1), free, self._target)
             group, words, cycles = self._sized[key]
             result.append((group, over + max(0, words - free), cycles))
             position += len(chain)
@@ -227,88 +300,3 @@ def _uses(graph: Graph) -> dict[int, int]:
         for variable in node.variables:
             result[variable] += 1
     return result
-
-
-def _best(draft: Group, free: int, target: Target) -> tuple[Group, int, float]:
-    """The group in the stripes that take the least time in `free` words, its words and cycles.
-
-    A group without buffers is one stripe. When not even a row fits, the words are those of one.
-    """
-    height = map_shape(draft.last.execution).height
-    whole = Group(draft.nodes, draft.spilled, height)
-    if len(draft.nodes) == 1 and not draft.spilled:
-        return whole, 0, _cycles(whole, target)
-    choices = [whole]
-    if not isinstance(draft.last.execution.op, Classifier):
-        choices = [Group(draft.nodes, draft.spilled, 1)]
-        for copies in (OVERLAPPED, SINGLE):
-            most = _most_rows(draft, copies, height, free, target)
-            for rows in _heights(most, draft, target):
-                choices.append(Group(draft.nodes, draft.spilled, rows, copies))
-    sized = [(group.words(target.lanes), _cycles(group, target), group) for group in choices]
-    words, cycles, group = min(sized, key=lambda one: (max(0, one[0] - free), one[1]))
-    return group, words, cycles
-
-
-def _heights(most: int, draft: Group, target: Target) -> set[int]:
-    """Heights of stripes worth a thought, up to `most` rows.
-
-    Masks are read once for each pixel tile, so stripes of whole pixel tiles read no more of them
-    than the whole map would. More stripes than the fewest leave less to do before the first
-    result and after the last input.
-    """
-    shape = map_shape(draft.last.execution)
-    tile = max(1, min(shape.height, target.psum_depth // shape.width))
-    rows = {most, most - most % tile, tile, tile // 2, tile // 4}
-    rows |= {-(-shape.height // count) for count in range(1, 9)}
-    return {n for n in rows if 0 < n <= most}
-
-
-def _most_rows(draft: Group, copies: Copies, height: int, free: int, target: Target) -> int:
-    """The tallest stripe that fits, 0 if none does."""
-    low, high = 0, height
-    while low < high:
-        rows = (low + high + 1) // 2
-        if Group(draft.nodes, draft.spilled, rows, copies).words(target.lanes) <= free:
-            low = rows
-        else:
-            high = rows - 1
-    return low
-
-
-def _cycles(group: Group, target: Target) -> float:
-    """About how long a group takes: the slowest of array, reads and writes, if they overlap."""
-    beats = 8 * target.lanes // target.bus_bits
-    work = reads = writes = 0.0
-    stripes = group.stripes
-    for number in range(stripes):
-        for index, (node, stripe) in enumerate(zip(group.nodes, group.stripe(number), strict=True)):
-            execution = node.execution
-            shape = map_shape(execution)
-            kernel, stride = window(node)
-            words = -(-shape.channels // target.lanes)
-            pixels = stripe.rows * shape.width
-            in_shape = input_shape(node)
-            in_words = -(-in_shape.channels // target.lanes)
-            if execution.stream is None or node.copy:
-                scanned = stripe.in_rows * in_shape.width
-                unfold = isinstance(execution.op, Unfold)
-                work += scanned + pixels * words if unfold else pixels * words * kernel**2
-            else:
-                blocks = -(-shape.channels // target.rows)
-                passes = -(-execution.in_bits // target.planes)
-                tiles = -(-stripe.rows // max(1, target.psum_depth // shape.width))
-                loads = blocks * kernel**2 * in_words
-                work += loads * max(passes * pixels, tiles * target.rows)
-                reads += loads * tiles * target.tile_bits / target.bus_bits
-            if node.src in group.spilled and index == 0:
-                reads += stripe.in_rows * in_shape.width * in_words * beats
-            if node.res in group.spilled:
-                reads += pixels * words * beats
-            if node.dst in group.spilled:
-                writes += pixels * words * beats
-    if stripes == 1 or group.copies == SINGLE:
-        return work + reads + writes + stripes * _INSTRUCTION
-    # Of all but the slowest, one stripe's part shows.
-    slowest = max(work, reads, writes)
-    return slowest + (work + reads + writes - slowest) / stripes + stripes * _INSTRUCTION

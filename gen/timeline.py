@@ -241,7 +241,7 @@ class _Machine:
     ) -> tuple[int, Spent]:
         """An IMAGE, POOL or CONV."""
         target, execution = self._target, node.execution
-        kernel, _ = window(node)
+        kernel, stride = window(node)
         source, made = input_shape(node), map_shape(execution)
         if action.opcode == Opcode.POOL:
             end = start + cost.pool_cycles(source.width, made, stripe.rows, target, kernel)
@@ -250,7 +250,15 @@ class _Machine:
         if isinstance(execution.op, Unfold):
             self._result.bytes_read += stripe.in_rows * cost.image_pitch(source.width)
             end = cost.image_end(
-                self._bus, start, self._image, source.width, stripe, made, target, kernel
+                self._bus,
+                start,
+                self._image,
+                source.width,
+                stripe,
+                made,
+                target,
+                kernel,
+                stride,
             )
             return end, Spent()
         return self._convolution(start, iteration, action, execution, stripe, following, came)

@@ -32,7 +32,7 @@ class Pool(wiring.Component):
     act_w_next
         ``act_w_en`` of the next cycle.
     act_w_en, act_w_addr, act_w_data
-        Writes; data are 0 between ``done`` and ``start``.
+        Writes; data are 0 in other cycles, in which a LOAD may write.
     """
 
     def __init__(self, *, lanes: int, act_addr_bits: int):
@@ -106,10 +106,8 @@ class Pool(wiring.Component):
         addend = Signal(self._addr_bits)
         pad_left = Signal(2)
         pipeline = Signal(READ_LATENCY)
-        idle = Signal()
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += idle.eq(1)
                 m.d.sync += [
                     pitch.eq(0),
                     factor.eq(self.in_w),
@@ -215,11 +213,10 @@ class Pool(wiring.Component):
         for lane in range(self._lanes):
             best = Signal(8, name=f"best{lane}", reset_less=True)
             value = self.act_r_data.word_select(lane, 8)
-            m.d.comb += self.act_w_data.word_select(lane, 8).eq(best)
+            with m.If(self.act_w_en):
+                m.d.comb += self.act_w_data.word_select(lane, 8).eq(best)
             with m.If(first | (value > best)):
                 m.d.sync += best.eq(value)
-            with m.If(idle):
-                m.d.sync += best.eq(0)
         address = Signal(self._addr_bits)
         m.d.comb += self.act_w_next.eq(last)
         m.d.sync += [self.act_w_en.eq(last), self.act_w_addr.eq(address)]

@@ -4,9 +4,9 @@
 Network ``i`` of a run with seed ``S`` is made from ``S + i`` alone, so that ``verify`` with that
 seed and a count of 1 repeats it. Each network is compiled twice and run on the simulated
 accelerator: with a trace, of which every layer and iteration is compared, and without, of which the
-logits are. Many go through in batches, and some batches have to be filled up. Most of the others
-may use so little activation memory that they must spill tensors. The memory of every second network
-pauses at random.
+logits are. Many go through in batches, and some batches have to be filled up. Most may use so
+little activation memory that they must spill tensors. The memory of every second network pauses at
+random.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from hiddenfold.gen.compile import CompileError, compile_model
 from hiddenfold.gen.graph import build
-from hiddenfold.gen.limits import place
-from hiddenfold.gen.schedule import largest_batch
+from hiddenfold.gen.limits import largest_batch, place
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.driver.errors import AcceleratorError
@@ -175,7 +174,7 @@ def check_model(accelerator: Accelerator, model: Model, target: Target, seed: in
     An error of the accelerator counts as a mismatch.
     """
     batch, images = random_batch(model, target, seed)
-    act_words = random_memory(model, target, seed) if batch == 1 else None
+    act_words = random_memory(model, target, seed, batch)
     rng = np.random.default_rng([seed, 1])
     pictures = np.stack([random_image(rng, *model.image) for _ in range(images)])
     golden = Golden(model).trace(pictures)
@@ -203,8 +202,8 @@ def random_batch(model: Model, target: Target, seed: int) -> tuple[int, int]:
     return batch, 2 if batch == 1 else batch + filled_up
 
 
-def random_memory(model: Model, target: Target, seed: int) -> int | None:
-    """Now and then, few words of activation memory: so few that the network must spill tensors."""
+def random_memory(model: Model, target: Target, seed: int, batch: int) -> int | None:
+    """Mostly, few words of activation memory: often so few that a batch must spill tensors."""
     rng = np.random.default_rng([seed, 3])
     if rng.random() < 0.3:
         return None
@@ -212,7 +211,7 @@ def random_memory(model: Model, target: Target, seed: int) -> int | None:
     words = 16
     while words < target.act_words:
         try:
-            place(graph, replace(target, act_banks=1, act_bank_words=words), 1)
+            place(graph, replace(target, act_banks=1, act_bank_words=words), batch)
         except CompileError:
             words *= 2
         else:

@@ -71,7 +71,7 @@ def check(model: Model, target: Target, seed: int, result: Agreement) -> None:
     """Compare the models, and the output of programs with and without a trace; add to `result`."""
     where = f"{model.name} on {target.name}, seed {seed}"
     batch, images = random_batch(model, target, seed)
-    words = random_memory(model, target, seed) if batch == 1 else None
+    words = random_memory(model, target, seed, batch)
     rng = np.random.default_rng([seed, 7])
     pictures = np.stack([random_image(rng, *model.image) for _ in range(images)])
     expected = check_model(where, model, pictures, result)
@@ -152,6 +152,7 @@ def _count_features(
         few_bits=any(e.in_bits < 8 for e in model.executions()),
         cached=any(i.cached for i in instructions if i.name == "CONV"),
         spilled=plain["scratch_bytes"] > 0,
+        spilled_batch=batch > 1 and plain["scratch_bytes"] > 0,
         stripes=traced["trace_order"] is not None,
         tile_images=any(i.tile_images > 1 for i in instructions if i.name == "CONV"),
         loop=any(i.name == "LOOP" for i in instructions),

@@ -283,10 +283,9 @@ def test_refuses_a_batch_that_does_not_fit():
     # The head leaves the stem's 448 words an image.
     target = replace(TINY, act_banks=1, act_bank_words=2048)
     assert refusal(model, target, batch=5) == (
-        "Operation 'stem' does not fit target 'sim-tiny': the activations that exist at the same "
-        "time need 2368 words of memory (37888 bytes) for a batch of 5, the target has 2048: "
-        "compile with --batch 4, raise act_bank_words to 4096 or use a target with a larger "
-        "activation memory"
+        "Operation 'fc' does not fit target 'sim-tiny': its input needs 2240 words of memory "
+        "(35840 bytes) for a batch of 5, the target has 2048: compile with --batch 4, or raise "
+        "act_bank_words to 4096"
     )
     agrees(model, target, batch=4)
 

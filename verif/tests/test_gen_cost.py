@@ -63,6 +63,23 @@ def test_spilled_networks(accelerator, seed, external):
 
 
 @pytest.mark.parametrize("external", MEMORIES.values(), ids=MEMORIES)
+@pytest.mark.parametrize(("seed", "act_words"), ((1, 256), (12, 128), (24, 128), (31, 64)))
+def test_spilled_batches(accelerator, seed, act_words, external):
+    limits = Limits.of(replace(TARGET, act_bank_words=1 << 14), max_macs=100_000, frozen=True)
+    model = random_model(seed, limits)
+    program = check(accelerator, model, seed, external, batch=2 + seed % 3, act_words=act_words)
+    assert program.predicted_bytes_spilled
+
+
+@pytest.mark.parametrize("external", MEMORIES.values(), ids=MEMORIES)
+def test_image_in_stripes(accelerator, external):
+    """A stripe of an image writes all its rows at its end, after many rows of halo."""
+    model = random_model(4012, Limits.of(TARGET, max_macs=150_000, frozen=True))
+    program = check(accelerator, model, 4012, external, act_words=512)
+    assert len(program.layers[0]["pcs"]) > 1 and program.layers[0]["out"][2] == 147
+
+
+@pytest.mark.parametrize("external", MEMORIES.values(), ids=MEMORIES)
 @pytest.mark.parametrize("batch", (1, 4))
 @pytest.mark.parametrize("seed", range(200, 208))
 def test_networks_on_chip(accelerator, seed, batch, external):

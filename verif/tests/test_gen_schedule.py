@@ -8,7 +8,8 @@ import pytest
 
 from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.graph import build
-from hiddenfold.gen.schedule import largest_batch, schedule
+from hiddenfold.gen.limits import CompileError, largest_batch, place
+from hiddenfold.gen.schedule import schedule
 from hiddenfold.gen.target import Target
 from hiddenfold.hw.isa import Opcode
 from hiddenfold.sw.driver.locate import layer_at
@@ -24,7 +25,7 @@ BATCH = 3
 def short_of_memory(graph):
     """The lengths of heads that less and less memory needs, and the targets with that memory."""
     targets = [replace(TINY, act_banks=1, act_bank_words=1 << bits) for bits in range(16, 3, -1)]
-    plans = [(schedule(graph, target, BATCH)[0], target) for target in targets]
+    plans = [(schedule(graph, target, BATCH), target) for target in targets]
     return [(plan.head, target) for plan, target in plans if plan and plan.head]
 
 
@@ -62,11 +63,11 @@ def test_a_head_runs_image_by_image(seed):
 def test_the_head_is_as_short_as_memory_allows():
     model = random_model(6, Limits.of(TINY, max_macs=100_000))
     graph = build(model, TINY.lanes)
-    plan, _ = schedule(graph, replace(TINY, act_bank_words=1 << 16), BATCH)
+    plan = schedule(graph, replace(TINY, act_bank_words=1 << 16), BATCH)
     assert plan.head == 0
     lengths = [head for head, _ in short_of_memory(graph)]
     assert lengths and lengths == sorted(lengths)
-    assert schedule(graph, replace(TINY, act_bank_words=16), BATCH)[0] is None
+    assert schedule(graph, replace(TINY, act_bank_words=16), BATCH) is None
 
 
 def test_the_largest_batch():
@@ -74,6 +75,7 @@ def test_the_largest_batch():
     target = replace(TINY, act_banks=1, act_bank_words=256)
     largest = largest_batch(graph, target, 200)
     assert 1 <= largest < 200
-    assert schedule(graph, target, largest)[0]
-    assert not schedule(graph, target, largest + 1)[0]
+    place(graph, target, largest)
+    with pytest.raises(CompileError, match=f"compile with --batch {largest},"):
+        place(graph, target, largest + 1)
     assert largest_batch(graph, replace(TINY, act_bank_words=16), 200) == 0

@@ -9,6 +9,7 @@ import pytest
 from hiddenfold.gen.actions import Region, actions
 from hiddenfold.gen.compile import CompileError, compile_model
 from hiddenfold.gen.graph import build
+from hiddenfold.gen.limits import largest_batch
 from hiddenfold.gen.spill import plan
 from hiddenfold.gen.stripes import Group
 from hiddenfold.gen.target import Target
@@ -28,9 +29,9 @@ LIMITS = Limits.of(replace(TINY, act_bank_words=1 << 14), max_macs=400_000)
 SPILLED = (2, 18, 19, 24, 33, 34, 36, 53, 55)
 
 
-def images_for(model, seed):
+def images_for(model, seed, count=2):
     rng = np.random.default_rng(seed)
-    return np.stack([random_image(rng, *model.image) for _ in range(2)])
+    return np.stack([random_image(rng, *model.image) for _ in range(count)])
 
 
 def execute(program, images):
@@ -43,7 +44,9 @@ def execute(program, images):
         program.pack_images(images),
         program.scratch_bytes,
     )
-    assert result.bytes_read == count * program.predicted_bytes_read
+    # What a batch reads may not be a multiple of its images.
+    rounding = (program.batch - 1) / program.batch
+    assert abs(result.bytes_read / count - program.predicted_bytes_read) <= rounding
     assert result.bytes_saved + len(result.output) == count * program.predicted_bytes_written
     outputs = program.unpack_output(result.output, count)
     layers = [
@@ -131,7 +134,67 @@ def test_what_does_not_fit_in_stripes_is_refused():
     )
 
 
-def test_a_batch_is_not_spilled():
+#: Seeds of networks with short tails and long ones, loops in the head, and banks of memory.
+BATCHES = ((1, 64), (6, 64), (12, 32), (13, 32), (24, 32), (31, 16), (39, 16))
+
+
+@pytest.mark.parametrize(("seed", "bank_words"), BATCHES)
+def test_spilled_batches_are_the_golden_models(seed, bank_words):
+    batch = 2 + seed % 3
+    target = replace(TINY, act_bank_words=bank_words)
+    model = random_model(seed, replace(LIMITS, max_macs=100_000, frozen=True))
+    images = images_for(model, seed, 2 * batch)
+    golden = Golden(model).trace(images)
+    program = Program.from_bytes(compile_model(model, target, trace=True, batch=batch).to_bytes())
+    assert program.predicted_bytes_spilled and program.batch == batch
+    assert first_mismatch(golden, execute(program, images)) is None
+    plain = compile_model(model, target, batch=batch)
+    assert first_mismatch(golden[-1:], execute(plain, images)) is None
+    convs = [f["images"] for _, f in instructions(plain.memory) if f["opcode"] == Opcode.CONV]
+    assert set(convs) == {1, batch}
+    for layer in program.layers:
+        assert {layer_at(program, place) for place in layer["pcs"]} == {layer["name"]}
+
+
+def loads_of_all_images(program, batch):
+    """How many LOADs stand between the last image's work and that on all images."""
+    together = next(i for i, action in enumerate(program) if len(action.images) == batch)
+    return sum(a.opcode == Opcode.LOAD and a.turn == program[together].turn for a in program)
+
+
+def test_what_a_head_leaves_is_kept_on_chip_or_loaded():
+    """It is spilled where memory is short, and then loaded for each image."""
+    model = random_model(24, replace(LIMITS, max_macs=100_000, frozen=True))
+    for bank_words, spilled in ((64, False), (32, True)):
+        target = replace(TINY, act_bank_words=bank_words)
+        graph = build(model, target.lanes)
+        layout = plan(graph, target, 2)
+        program = actions(graph, layout, target, trace=False)
+        assert bool(layout.loaded) == spilled
+        assert loads_of_all_images(program, 2) == 2 * len(layout.loaded)
+
+
+def test_masks_are_read_once_for_a_batch_behind_a_spilled_head():
+    model = random_model(31, replace(LIMITS, max_macs=100_000, frozen=True))
+    target = replace(TINY, act_bank_words=64, mask_cache=0)
+    one, three = (compile_model(model, target, batch=batch) for batch in (1, 3))
+    assert three.predicted_bytes_spilled
+    pairs = [
+        (alone["mask_bytes"], shared["mask_bytes"])
+        for alone, shared in zip(one.layers, three.layers, strict=True)
+        if len(shared["pcs"]) == 1 and shared["mask_bytes"]
+    ]
+    assert len(pairs) > 1
+    assert all(alone == pytest.approx(3 * shared) for alone, shared in pairs)
+
+
+def test_the_largest_batch_that_fits_in_stripes_is_named():
     model = random_model(19, LIMITS)
-    with pytest.raises(CompileError, match="for a batch of 2.*compile with --batch 1"):
-        compile_model(model, SMALL, batch=2)
+    graph = build(model, SMALL.lanes)
+    largest = largest_batch(graph, SMALL, 255)
+    assert 1 < largest < 255
+    compile_model(model, SMALL, batch=largest)
+    with pytest.raises(
+        CompileError, match=f"for a batch of {largest + 1}.*compile with --batch {largest},"
+    ):
+        compile_model(model, SMALL, batch=largest + 1)

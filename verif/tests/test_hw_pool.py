@@ -80,6 +80,7 @@ async def run_instruction(ctx, dut, kernel, stride, height, width, words, **chan
         )
         ctx.set(dut.start, 0)
         assert not (end and (done or en)), "surplus after the end"
+        assert en or not word, "data beside those of a LOAD"
         if en:
             writes.append((place, word))
         cycles += not end

@@ -109,6 +109,7 @@ async def run_instruction(
             dut.done, dut.next_address, dut.act_w_en, dut.act_w_addr, dut.act_w_data
         )
         ctx.set(dut.start, 0)
+        assert en or not word, "data beside those of a LOAD"
         if en:
             assert not finished, "write after done"
             writes.append((place, word))

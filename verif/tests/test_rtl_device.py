@@ -25,7 +25,7 @@ from hiddenfold.sw.program import Program
 from hiddenfold.sw.verify import Comparison, check_model, compare_run, network_limits
 from hiddenfold.verif.bench.case import HEIGHT, WIDTH, small_model
 from hiddenfold.verif.golden.model import Golden
-from hiddenfold.verif.golden.random_networks import random_image, random_model
+from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
 
 TARGET = Target.load("sim-tiny")
 MODEL = small_model()
@@ -227,6 +227,24 @@ def test_spilled_tensors(accelerator, images, golden, act_words, stall):
         run = accelerator.run(images)
         assert run.bytes_read == program.predicted_bytes_read * len(images)
         assert run.bytes_written == program.predicted_bytes_written * len(images)
+
+
+@pytest.mark.parametrize(("seed", "act_words"), [(12, 128), (24, 128), (31, 64)])
+@pytest.mark.parametrize("stall", [0.0, 0.7])
+def test_spilled_batches(accelerator, seed, act_words, stall):
+    """A head in stripes, image by image, then all images together; a batch is filled up."""
+    batch = 2 + seed % 3
+    model = random_model(seed, Limits.of(TARGET, max_macs=100_000, frozen=True))
+    rng = np.random.default_rng(seed)
+    pictures = np.stack([random_image(rng, *model.image) for _ in range(2 * batch - 1)])
+    golden = Golden(model).trace(pictures)
+    accelerator.device.configure(stall=stall, seed=seed)
+    for trace in (True, False):
+        program = compile_model(model, TARGET, trace=trace, batch=batch, act_words=act_words)
+        assert program.predicted_bytes_spilled
+        result = Comparison()
+        compare_run(accelerator, program, pictures, golden, result)
+        assert result.mismatches == 0, result.first
 
 
 def test_transfers_that_make_no_sense(accelerator, program, images, golden):
