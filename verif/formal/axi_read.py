@@ -130,8 +130,11 @@ def harness(*, outstanding: int = 3) -> tuple[Module, list]:
             Assert(room + held + inner["r_valid"][i] + coming == depth),
             Assert(~inner["r_valid"][i] | (inner[f"{fifo}stored"] < depth)),
         ]
-        with m.If(inner.state(f"splitter{i}.fsm", "OFFER") & inner[f"splitter{i}.fits"]):
-            m.d.comb += Assert(inner[f"splitter{i}.beats"] <= room)
+        with m.If(inner[f"splitter{i}.offer"]):
+            m.d.comb += [
+                Assert(inner.state(f"splitter{i}.fsm", "OFFER")),
+                Assert(inner[f"splitter{i}.beats"] <= room),
+            ]
         assert_stable(m, data.valid, data.ready, data.payload)
 
     m.d.comb += [

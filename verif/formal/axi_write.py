@@ -73,6 +73,7 @@ def harness(*, longest: int = 4, outstanding: int = 2) -> tuple[Module, list]:
         Assert(level + w_left == held),
         Assert(inner["fifo.stored"] <= 2 * longest),
         Assert(w_left <= longest),
+        Assert(inner["sending"] == (w_left != 0)),
         Assert(unanswered <= outstanding),
         Assert(unanswered >= sending),
         Assert(pointer[:beat_bits] == 0),

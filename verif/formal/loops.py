@@ -15,8 +15,11 @@ def harness() -> tuple[Module, list]:
     first = before(m, 0, init=1)
     m.d.comb += Assume(~dut.step | ~first)
     running = Signal()
+    over = Signal()  # the last tile of the layer was left
     with m.If(dut.start):
-        m.d.sync += running.eq(1)
+        m.d.sync += [running.eq(1), over.eq(0)]
+    with m.Elif(dut.step & dut.last):
+        m.d.sync += over.eq(1)
     for name in LOOP_BOUNDS:
         bound = getattr(dut, name)
         m.d.comb += Assume(bound != 0)
@@ -43,13 +46,19 @@ def harness() -> tuple[Module, list]:
             Assert(dut.row == row),
             Assert(inner["rows_left"] == dut.out_h - row),
             Assert(inner["images_left"] == dut.images - group),
-            Assert(inner["last_block"] == (dut.blocks - 1)[: len(dut.blocks)]),
+            Assert(inner["rows_after"] == dut.out_h - next_row - 1),
+            Assert(inner["images_after"] == dut.images - next_group - 1),
             Assert(dut.block == block),
             Assert(dut.rows == Mux(next_row >= dut.out_h, dut.out_h - row, dut.tile_rows)),
             Assert(dut.maps == Mux(next_group >= dut.images, dut.images - group, dut.tile_images)),
             Assert(dut.again == ((row != 0) | (group != 0))),
             Assert(dut.last_rows == (next_row >= dut.out_h)),
             Assert(dut.last_tile == ((next_row >= dut.out_h) & (next_group >= dut.images))),
+        ]
+    with m.If(running & ~dut.start & ~over):
+        m.d.comb += [
+            Assert(block < dut.blocks),
+            Assert(inner["blocks_after"] == dut.blocks - block - 2),
             Assert(dut.last == (dut.last_tile & (block == dut.blocks - 1))),
         ]
     m.d.comb += [
