@@ -16,7 +16,12 @@ def harness() -> tuple[Module, list]:
     m.submodules.dut, inner = open_up(dut)
     first = before(m, 0, init=1)
     # What hw/registers.py guarantees: no start while busy, an abort only then (axi_lite.py).
-    m.d.comb += [Assume(~(dut.start & (dut.busy | before(m, dut.start))))]
+    # And hw/engine.py makes ``failed`` and ``error`` of the same faults; that the sequencer's own
+    # two agree is proved in sequencer.py.
+    m.d.comb += [
+        Assume(~(dut.start & (dut.busy | before(m, dut.start)))),
+        Assume(dut.failed == (dut.error != Error.NONE)),
+    ]
     with m.If(dut.abort):
         m.d.comb += Assume(before(m, dut.busy))
     with m.If(before(m, dut.busy | dut.start) & ~first):
@@ -65,9 +70,13 @@ def harness() -> tuple[Module, list]:
     with m.Elif(counting):
         m.d.sync += cycles.eq(cycles + 1)
     m.d.comb += Assume(~cycles.all())
-    left = dut.watchdog - cycles
+    left = (dut.watchdog - cycles)[:32]
     with m.If(dut.busy):
-        m.d.comb += Assert(inner["clock_left"] == Mux(cycles >= dut.watchdog, 0, left[:32]))
+        m.d.comb += [
+            Assert(inner["clock_left"] == Mux(cycles >= dut.watchdog, 0, left) - 1),
+            Assert(inner["watching"] == (dut.watchdog != 0)),
+            Assert(inner["late"] == ((dut.watchdog != 0) & (cycles >= dut.watchdog))),
+        ]
     with m.If(before(m, running & (dut.watchdog != 0) & (cycles >= dut.watchdog)) & ~first):
         m.d.comb += Assert(halted)
     m.d.comb += [

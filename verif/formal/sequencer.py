@@ -7,8 +7,8 @@ Instructions are free: whatever 64 bytes the memory gives, with a signature that
 from amaranth.hdl import Assert, Assume, Cover, Module, Signal
 
 from hiddenfold.hw.isa import BYTES, Error, Opcode
-from hiddenfold.hw.sequencer import Sequencer
-from hiddenfold.verif.formal.prover import before, inputs, open_up
+from hiddenfold.hw.sequencer import TRANSFER_OPCODES, UNIT_OPCODES, Sequencer
+from hiddenfold.verif.formal.prover import Internals, before, inputs, open_up
 
 _TARGET = 5
 _CHECK = {
@@ -51,6 +51,8 @@ def harness() -> tuple[Module, list]:
         for name in ("images", "program", "image", "scratch_size"):
             m.d.comb += Assume(getattr(dut, name) == before(m, getattr(dut, name)))
 
+    _invariants(m, dut, inner)
+
     # Where it fetches: the beginning, the next instruction, or the body of the open loop.
     m.d.comb += [
         Assert(inner["fsm_state"] < len(inner.states["fsm"])),
@@ -62,10 +64,15 @@ def harness() -> tuple[Module, list]:
     backward = Signal()
     m.d.comb += backward.eq(fetch & (next_pc != (dut.pc + BYTES)[:32]))
     with m.If(fetch):
-        m.d.comb += Assert(inner["offset"] == next_pc)
+        m.d.comb += [
+            Assert(inner["offset"] == next_pc),
+            Assert(inner.state("fsm", "IDLE") | execute),
+        ]
+    with m.If(before(m, execute) & inner.state("fsm", "FETCH", "UNIT")):
+        m.d.comb += Assert(before(m, fetch))
     with m.If(backward):
         m.d.comb += Assert(
-            inner.state("fsm", "IDLE")
+            (inner.state("fsm", "IDLE") & (next_pc == 0))
             | (execute & (i.opcode == Opcode.END) & (next_pc == 0))
             | (execute & (i.opcode == Opcode.ENDLOOP) & (next_pc == loop_start))
         )
@@ -110,7 +117,10 @@ def harness() -> tuple[Module, list]:
     with m.If(before(m, dut.error != Error.NONE)):
         m.d.comb += Assert(dut.error == before(m, dut.error))
     failed = inner.state("fsm", "FAILED")
-    m.d.comb += Assert((dut.error != Error.NONE) == failed)
+    m.d.comb += [
+        Assert((dut.error != Error.NONE) == failed),
+        Assert(dut.failed == failed),
+    ]
     with m.If(dut.upcoming_valid):
         m.d.comb += [
             Assert(dut.upcoming.opcode == Opcode.CONV),
@@ -124,3 +134,87 @@ def harness() -> tuple[Module, list]:
         Cover(failed & (dut.error == Error.INSTRUCTION_SIGNATURE)),
     ]
     return m, inputs(dut)
+
+
+def _invariants(m: Module, dut: Sequencer, inner: Internals) -> None:
+    """Assert what the registers between the check and the action hold, cycle by cycle."""
+    i = dut.instruction
+    begun, loop_left, loop_start = inner["begun"], inner["loop_left"], inner["loop_start"]
+    execute = inner.state("fsm", "EXECUTE")
+    armed = {opcode: inner[f"armed_{opcode.name.lower()}"] for opcode in Opcode}
+    done = Signal(17)
+    behind = Signal(32)
+    begun_wrong = Signal()
+    m.d.comb += [
+        done.eq(dut.images_done + i.images),
+        behind.eq(dut.pc + BYTES),
+        begun_wrong.eq(begun != (i.opcode != Opcode.BEGIN)),
+    ]
+    # What docs/spec.md says of the instruction, from the instruction alone.
+    wrong = Signal(Error)
+    next_pc = Signal(32)
+    goes_on = Signal(init=1)
+    m.d.comb += next_pc.eq(behind)
+    with m.Switch(i.opcode):
+        with m.Case(Opcode.BEGIN):
+            with m.If(i.seed != _TARGET):
+                m.d.comb += wrong.eq(Error.TARGET)
+        with m.Case(Opcode.END):
+            m.d.comb += [next_pc.eq(0), goes_on.eq(done != dut.images)]
+            with m.If(loop_left != 0):
+                m.d.comb += wrong.eq(Error.LOOP)
+            with m.Elif(done > dut.images):
+                m.d.comb += wrong.eq(Error.FIELD)
+        with m.Case(Opcode.LOOP):
+            with m.If((loop_left != 0) | (i.count == 0) | (i.count > 255)):
+                m.d.comb += wrong.eq(Error.LOOP)
+        with m.Case(Opcode.ENDLOOP):
+            with m.If(loop_left == 0):
+                m.d.comb += wrong.eq(Error.LOOP)
+            with m.If(loop_left != 1):
+                m.d.comb += next_pc.eq(loop_start)
+        with m.Case(*UNIT_OPCODES):
+            pass
+        with m.Case(*TRANSFER_OPCODES):
+            m.d.comb += goes_on.eq(0)
+        with m.Default():
+            m.d.comb += wrong.eq(Error.OPCODE)
+
+    with m.If(inner.state("fsm", "CHECK2", "CHECK3", "EXECUTE")):
+        m.d.comb += [
+            *(Assert(inner[code.name.lower()] == (i.opcode == code)) for code in Opcode),
+            Assert(inner["begun_wrong"] == begun_wrong),
+            Assert(inner["done"] == done),
+            Assert(inner["behind"] == behind),
+        ]
+    with m.If(inner.state("fsm", "CHECK3", "EXECUTE")):
+        m.d.comb += [
+            Assert(inner["all_done"] == (done == dut.images)),
+            Assert(inner["next_pc"] == next_pc),
+            Assert(inner["goes_on"] == goes_on),
+            Assert(inner["is_wrong"] == (wrong != Error.NONE)),
+            Assert(~inner["is_wrong"] | (inner["wrong"] == wrong)),
+        ]
+    # Which error is told, if there are several; what waits for transfers is not judged yet.
+    found = Signal(Error)
+    m.d.comb += found.eq(wrong)
+    with m.If(begun_wrong):
+        m.d.comb += found.eq(Error.OPCODE)
+    with m.Elif(inner["check.field_error"]):
+        m.d.comb += found.eq(Error.FIELD)
+    with m.Elif(inner["check.window_error"]):
+        m.d.comb += found.eq(Error.WINDOW)
+    with m.Elif(inner["waiting"]):
+        m.d.comb += found.eq(Error.NONE)
+    with m.If(before(m, execute)):
+        m.d.comb += Assert(dut.error == before(m, found))
+    # Only a right instruction is armed, and only to be executed.
+    right = execute & ~begun_wrong & (wrong == Error.NONE)
+    m.d.comb += [
+        *(Assert(flag == (right & (i.opcode == code))) for code, flag in armed.items()),
+        Assert(inner["goes_armed"] == (right & goes_on)),
+        Assert(inner["behind"][:6] == 0),
+        Assert(inner["next_pc"][:6] == 0),
+    ]
+    with m.If(inner.state("fsm", "IDLE")):
+        m.d.comb += Assert(inner["next_pc"] == 0)
