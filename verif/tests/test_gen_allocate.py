@@ -84,12 +84,12 @@ def unrolled(graph):
 def test_random_networks_keep_what_they_need(seed):
     model = random_model(seed, Limits.of(TARGET, max_macs=300_000))
     graph = build(model, LANES)
-    found, peak = schedule(graph, TARGET, 1)
+    found = schedule(graph, TARGET, 1)
     assert found is not None
     address = found.addresses
     used = {v for node in graph.nodes for v in (node.dst, node.src, node.res) if v is not None}
     assert set(address) == used
-    assert peak == max(address[v] + graph.words[v] for v in used) <= TARGET.act_words
+    assert max(address[v] + graph.words[v] for v in used) <= TARGET.act_words
     check(model, unrolled(graph), address, graph.words)
 
 
