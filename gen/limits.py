@@ -89,8 +89,8 @@ def _too_small(error: DoesNotFit, graph: Graph, target: Target, batch: int) -> C
         error.node.execution,
         target,
         f"{'its input needs' if whole else 'a row of it needs'} {error.words} words of memory "
-        f"({error.words * target.lanes} bytes){f' for a batch of {batch}' if fits else ''}, the "
-        f"target has {target.act_words}: {', or '.join(remedies)}",
+        f"({error.words * target.lanes} bytes){f' for a batch of {batch}' if batch > 1 else ''}, "
+        f"the target has {target.act_words}: {', or '.join(remedies)}",
     )
 
 

@@ -47,8 +47,14 @@ def test_a_wrong_weight_is_seen(monkeypatch):
     monkeypatch.setattr(engine.Engine, "weights", turned)
     result = Agreement()
     check(network, TINY, 2, result)
-    assert len(result.differences) == 2
+    assert len(result.differences) == program_runs(result)
     assert all(", program, " in text for text in result.differences)
+
+
+def program_runs(result: Agreement) -> int:
+    """Of one network, with and without a trace; spilled ones with late memory as well."""
+    assert result.networks == 1
+    return 4 if result.features["spilled"] else 2
 
 
 @pytest.mark.parametrize("wrong", ("rounding", "clamp"))
@@ -64,4 +70,4 @@ def test_wrong_arithmetic_is_seen(monkeypatch, wrong):
     monkeypatch.setattr(inference, "requantize", requantize)
     result = Agreement()
     check(random_network(2, TINY), TINY, 2, result)
-    assert len(result.differences) == 3
+    assert len(result.differences) == 1 + program_runs(result)
