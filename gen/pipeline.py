@@ -19,7 +19,7 @@ from hiddenfold.gen.target import Target
 from hiddenfold.gen.tiling import Geometry, PixelTile
 from hiddenfold.hw import isa
 
-__all__ = ["ConvRun", "MaskSupply", "Window", "shared"]
+__all__ = ["OUTPUT_FIFO", "ConvRun", "MaskSupply", "Window", "shared"]
 
 #: Cycles from the start of CONV to the first rectangle of pixels at the array, and those in which a
 #: rectangle is computed.
@@ -31,6 +31,8 @@ _TO_DRAIN = 11
 #: block, to the first beat of its logits, to the end of the instruction.
 _WRITE = 6
 _FLUSH = _WRITE + 2
+#: Beats of output that wait for their burst.
+OUTPUT_FIFO = 32
 #: Cycles of the way through the mask cache, and through the joiner of narrow words.
 _CACHE = 2
 _JOIN = 1
@@ -90,8 +92,8 @@ class ConvRun:
 
     `first_beat` and `first_constant` are the numbers of the first beats of its masks and constants.
     `res` is the residual's address, if it has one. After `run`, `end` is the cycle in which it is
-    done, `masks_taken` that in which its last mask was used; the others are the hardware's
-    counters.
+    done, `sent` that in which its logits have left, `masks_taken` that in which its last mask was
+    used; the others are the hardware's counters.
     """
 
     plan: ConvPlan
@@ -105,6 +107,7 @@ class ConvRun:
     src: int = 0
     res: int | None = None
     end: int = 0
+    sent: int = 0
     masks_taken: int = 0
     array_cycles: int = 0
     tile_stalls: int = 0
@@ -156,7 +159,7 @@ class ConvRun:
         assert before is not None, "a convolution has a pixel tile"
         drain.tile(before, None)
         watch(before, drain.span)
-        self.end = drain.end
+        self.end, self.sent = drain.end, drain.sent
 
     def _window(self, tile: PixelTile, start: int) -> Window:
         """The words that a pixel tile is computed from."""
@@ -239,8 +242,9 @@ class _Drain:
         self._tile = 0
         self._block = 0
         self._first = conv.first_constant
-        #: Cycles in which a block's logits are sent.
-        self._sent = conv.target.rows * 32 // conv.target.bus_bits * conv.bus.memory.interval
+        #: Beats of an image's logits of a block, and when all that were made have been sent.
+        self._beats = conv.target.rows * 32 // conv.target.bus_bits
+        self.sent = 0
         self._entries_from = conv.start + 1
         self._free = self._constants(conv.start + 1)
         #: Cycles of the last pixel tile's drain.
@@ -281,7 +285,9 @@ class _Drain:
         if last:
             self._tile = 0
             self._block += 1
-            self.end = end - 1 + _FLUSH + (self._sent if conv.logits else 0)
+            self.end = end - 1 + _FLUSH
+            if conv.logits:
+                self.end = self._send(self.end)
             if self._block < plan.blocks:
                 self._free = self._constants(self.end)
         return end
@@ -311,7 +317,16 @@ class _Drain:
         pixels = parts * tile.rows * conv.plan.shape.out_w
         if tile.first_row + tile.rows < conv.plan.shape.out_h:
             return begin + tile.images * pixels
-        return begin + tile.images * pixels + (tile.images - 1) * (_FLUSH - 1 + self._sent)
+        end = begin + pixels
+        for _ in range(tile.images - 1):
+            end = self._send(end + _FLUSH - 1) + pixels
+        return end
+
+    def _send(self, cycle: int) -> int:
+        """When all but what waits in the FIFO of the output has been sent of a block's logits."""
+        interval = self._conv.bus.memory.interval
+        self.sent = max(self.sent, cycle) + self._beats * interval
+        return max(cycle + self._beats, self.sent - OUTPUT_FIFO * interval)
 
 
 def shared(words: tuple[int, int], others: tuple[int, int], bank_words: int) -> float:

@@ -14,7 +14,7 @@ from hiddenfold.gen import cost
 from hiddenfold.gen.actions import Action
 from hiddenfold.gen.bus import AFFINE, FETCH, MASKS, Bus, Memory
 from hiddenfold.gen.graph import Node
-from hiddenfold.gen.pipeline import ConvRun, MaskSupply, Window
+from hiddenfold.gen.pipeline import OUTPUT_FIFO, ConvRun, MaskSupply, Window
 from hiddenfold.gen.plan import ConvPlan, map_shape
 from hiddenfold.gen.stripes import input_shape, window
 from hiddenfold.gen.target import Target
@@ -41,9 +41,8 @@ _BEFORE = (Opcode.BEGIN, Opcode.LOOP, Opcode.LOAD)
 #: their number in a full one.
 _END = 12
 _OUTPUT_BURST = 16
-#: Cycles of a burst of output besides its beats, and the beats that wait for theirs.
+#: Cycles of a burst of output besides its beats.
 _OUTPUT_GAP = 6
-_OUTPUT_FIFO = 32
 
 
 @dataclass
@@ -131,7 +130,7 @@ class _Machine:
         self._loads = Loads(target, self._bus)
         self._saves = Saves(target, self._bus)
         self._result = Forecast()
-        #: When all output has been sent that STOREs have made.
+        #: When all output has been sent.
         self._sent = 0
         #: Number of the first beat of masks that were asked for and not used yet.
         self._ahead: int | None = None
@@ -227,7 +226,7 @@ class _Machine:
         interval = self._bus.memory.interval
         gaps = -(-beats // _OUTPUT_BURST) * max(0, _OUTPUT_GAP - interval)
         self._sent = max(self._sent, start) + beats * interval + gaps
-        return self._sent - _OUTPUT_FIFO * interval
+        return self._sent - OUTPUT_FIFO * interval
 
     def _operation(
         self,
@@ -304,6 +303,7 @@ class _Machine:
         constants = 0 if logits else 8 * self._constant_words(plan)
         self._result.bytes_read += masks + constants
         if logits:
+            self._sent = conv.sent
             self._result.bytes_written += 4 * len(action.images) * plan.blocks * target.rows
         spent = Spent(
             mask_bytes=masks,

@@ -87,6 +87,14 @@ def test_networks_on_chip(accelerator, seed, batch, external):
     check(accelerator, model, seed, external, batch=batch)
 
 
+@pytest.mark.parametrize("batch", (1, 4))
+@pytest.mark.parametrize("seed", (5004, 5006, 5013, 5021, 5024, 5026))
+def test_logits_wait_for_a_narrow_port(accelerator, seed, batch):
+    """Small networks, whose logits take a good part of the time."""
+    model = random_model(seed, Limits.of(TARGET, max_macs=20_000, frozen=True))
+    check(accelerator, model, seed, MEMORIES["narrow"], batch=batch)
+
+
 @pytest.mark.parametrize("memory", ("plain", "narrow"))
 @pytest.mark.parametrize("batch", (1, 4))
 @pytest.mark.parametrize("seed", range(200, 204))
