@@ -14,12 +14,13 @@ from functools import lru_cache
 
 from hiddenfold.gen import tiling
 from hiddenfold.gen.bus import AFFINE, ARRIVE, MASKS, Bus
+from hiddenfold.gen.output import Output
 from hiddenfold.gen.plan import ConvPlan
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.tiling import Geometry, PixelTile
 from hiddenfold.hw import isa
 
-__all__ = ["OUTPUT_FIFO", "ConvRun", "MaskSupply", "Window", "shared"]
+__all__ = ["ConvRun", "MaskSupply", "Window", "shared"]
 
 #: Cycles from the start of CONV to the first rectangle of pixels at the array, and those in which a
 #: rectangle is computed.
@@ -31,8 +32,6 @@ _TO_DRAIN = 11
 #: block, to the first beat of its logits, to the end of the instruction.
 _WRITE = 6
 _FLUSH = _WRITE + 2
-#: Beats of output that wait for their burst.
-OUTPUT_FIFO = 32
 #: Cycles of the way through the mask cache, and through the joiner of narrow words.
 _CACHE = 2
 _JOIN = 1
@@ -92,13 +91,14 @@ class ConvRun:
 
     `first_beat` and `first_constant` are the numbers of the first beats of its masks and constants.
     `res` is the residual's address, if it has one. After `run`, `end` is the cycle in which it is
-    done, `sent` that in which its logits have left, `masks_taken` that in which its last mask was
-    used; the others are the hardware's counters.
+    done, `masks_taken` that in which its last mask was used; the others are the hardware's
+    counters.
     """
 
     plan: ConvPlan
     target: Target
     bus: Bus
+    output: Output
     supply: MaskSupply
     start: int
     first_beat: int
@@ -107,7 +107,6 @@ class ConvRun:
     src: int = 0
     res: int | None = None
     end: int = 0
-    sent: int = 0
     masks_taken: int = 0
     array_cycles: int = 0
     tile_stalls: int = 0
@@ -159,7 +158,7 @@ class ConvRun:
         assert before is not None, "a convolution has a pixel tile"
         drain.tile(before, None)
         watch(before, drain.span)
-        self.end, self.sent = drain.end, drain.sent
+        self.end = drain.end
 
     def _window(self, tile: PixelTile, start: int) -> Window:
         """The words that a pixel tile is computed from."""
@@ -242,9 +241,8 @@ class _Drain:
         self._tile = 0
         self._block = 0
         self._first = conv.first_constant
-        #: Beats of an image's logits of a block, and when all that were made have been sent.
+        #: Beats of an image's logits of a block.
         self._beats = conv.target.rows * 32 // conv.target.bus_bits
-        self.sent = 0
         self._entries_from = conv.start + 1
         self._free = self._constants(conv.start + 1)
         #: Cycles of the last pixel tile's drain.
@@ -323,10 +321,8 @@ class _Drain:
         return end
 
     def _send(self, cycle: int) -> int:
-        """When all but what waits in the FIFO of the output has been sent of a block's logits."""
-        interval = self._conv.bus.memory.interval
-        self.sent = max(self.sent, cycle) + self._beats * interval
-        return max(cycle + self._beats, self.sent - OUTPUT_FIFO * interval)
+        """When a block's logits of an image are in the FIFO of the output."""
+        return max(cycle + self._beats, self._conv.output.send(cycle, self._beats))
 
 
 def shared(words: tuple[int, int], others: tuple[int, int], bank_words: int) -> float:

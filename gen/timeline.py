@@ -14,7 +14,8 @@ from hiddenfold.gen import cost
 from hiddenfold.gen.actions import Action
 from hiddenfold.gen.bus import AFFINE, FETCH, MASKS, Bus, Memory
 from hiddenfold.gen.graph import Node
-from hiddenfold.gen.pipeline import OUTPUT_FIFO, ConvRun, MaskSupply, Window
+from hiddenfold.gen.output import Output
+from hiddenfold.gen.pipeline import ConvRun, MaskSupply, Window
 from hiddenfold.gen.plan import ConvPlan, map_shape
 from hiddenfold.gen.stripes import input_shape, window
 from hiddenfold.gen.target import Target
@@ -37,12 +38,8 @@ _AHEAD = 3
 _DEPTH = 3
 #: Opcodes of instructions that belong to the operation after them.
 _BEFORE = (Opcode.BEGIN, Opcode.LOOP, Opcode.LOAD)
-#: Cycles of a run from its last instruction on besides the beats of the last burst of output, and
-#: their number in a full one.
+#: Cycles of a run from its last instruction on besides the beats of the last burst of output.
 _END = 12
-_OUTPUT_BURST = 16
-#: Cycles of a burst of output besides its beats.
-_OUTPUT_GAP = 6
 
 
 @dataclass
@@ -129,9 +126,8 @@ class _Machine:
         self._bus = Bus(memory)
         self._loads = Loads(target, self._bus)
         self._saves = Saves(target, self._bus)
+        self._output = Output(memory.interval)
         self._result = Forecast()
-        #: When all output has been sent.
-        self._sent = 0
         #: Number of the first beat of masks that were asked for and not used yet.
         self._ahead: int | None = None
         #: Numbers of the first beats of the last constants and image that were asked for.
@@ -171,7 +167,7 @@ class _Machine:
                 last.add(spent)
                 before = Spent()
         beats = -(-8 * result.bytes_written // self._target.bus_bits)
-        tail = _END + ((beats - 1) % _OUTPUT_BURST + 1) * self._bus.memory.interval
+        tail = _END + self._output.last_burst(beats)
         last.cycles += tail
         result.cycles = start + tail
         result.bytes_read += result.loaded
@@ -213,20 +209,13 @@ class _Machine:
             result.saved += size
         elif opcode == Opcode.STORE:
             result.bytes_written += size
-            end = max(start + cost.store_cycles(action.count, target), self._store(start, size))
+            sent = self._output.send(start, -(-8 * size // target.bus_bits))
+            end = max(start + cost.store_cycles(action.count, target), sent)
             self._ask_ahead(came, end, following)
             return end, Spent()
         elif node is not None and action.stripe is not None:
             return self._operation(start, iteration, action, node, action.stripe, following, came)
         return start, Spent()
-
-    def _store(self, start: int, size: int) -> int:
-        """When all but what is left in the FIFO has been sent of some bytes of output."""
-        beats = -(-8 * size // self._target.bus_bits)
-        interval = self._bus.memory.interval
-        gaps = -(-beats // _OUTPUT_BURST) * max(0, _OUTPUT_GAP - interval)
-        self._sent = max(self._sent, start) + beats * interval + gaps
-        return self._sent - OUTPUT_FIFO * interval
 
     def _operation(
         self,
@@ -282,6 +271,7 @@ class _Machine:
             plan,
             target,
             self._bus,
+            self._output,
             supply,
             start,
             self._ahead,
@@ -303,7 +293,6 @@ class _Machine:
         constants = 0 if logits else 8 * self._constant_words(plan)
         self._result.bytes_read += masks + constants
         if logits:
-            self._sent = conv.sent
             self._result.bytes_written += 4 * len(action.images) * plan.blocks * target.rows
         spent = Spent(
             mask_bytes=masks,
