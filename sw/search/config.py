@@ -226,6 +226,8 @@ class TrainConfig:
     `temperature` are learned too; `distill` is their share of the loss.
     With `mixup` above 0 neighbouring images of a batch are mixed, by shares drawn from the beta
     distribution of that parameter, and so are their labels (Zhang et al., "mixup", ICLR 2018).
+    `cutmix` is the share of the steps in which a box of random size is the neighbour's instead (Yun
+    et al., "CutMix", ICCV 2019).
     With `average` above 0 the result of the search is the exponential moving average of all scores
     and batch norms with that decay per step (0.999, say), not their last values.
     `eval_every` is in epochs; the last epoch is always evaluated. `held_out` is the share of the
@@ -253,6 +255,7 @@ class TrainConfig:
     soft: float = 0.0
     harden: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     average: float = 0.0
     eval_every: int = 1
     held_out: float = 0.0
@@ -281,6 +284,7 @@ class TrainConfig:
         _range("train.held_out", self.held_out, 0.0, 0.5)
         _range("train.distill", self.distill, 0.0, 1.0)
         _range("train.mixup", self.mixup, 0.0, 100.0)
+        _range("train.cutmix", self.cutmix, 0.0, 1.0)
         _range("train.average", self.average, 0.0, 0.999999)
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"Key 'train.temperature' must be above 0, not {self.temperature!r}")

@@ -8,22 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiddenfold.sw.search.config import TrainConfig
+from hiddenfold.sw.search.mixing import neighbours
 
-__all__ = ["Loss", "mix_neighbours"]
-
-
-def mix_neighbours(images: Tensor, share: float) -> Tensor:
-    """`share` of every image and 1 - `share` of its neighbour: of the first the second, and so on.
-
-    So a process of several mixes what one process would.
-    """
-    return images if share == 1.0 else torch.lerp(_neighbours(images), images, share)
-
-
-def _neighbours(items: Tensor) -> Tensor:
-    """Each pair of items the other way round; without a partner, the last of an odd number."""
-    order = torch.arange(len(items), device=items.device) ^ 1
-    return items[order.clamp(max=len(items) - 1)]
+__all__ = ["Loss"]
 
 
 class Loss:
@@ -41,11 +28,11 @@ class Loss:
     def __call__(
         self, images: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0
     ) -> Tensor:
-        """The loss of a batch, a number; `share` is that of `mix_neighbours`."""
+        """The loss of a batch, a number; `share` is that of a `Mix`."""
         settings = self._settings
         loss = self._error(logits, labels)
         if share < 1.0:
-            loss = torch.lerp(self._error(logits, _neighbours(labels)), loss, share)
+            loss = torch.lerp(self._error(logits, neighbours(labels)), loss, share)
         if self._teacher is None:
             return loss
         with torch.no_grad():

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,8 +27,9 @@ from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.config import SearchConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks, synchronize
-from hiddenfold.sw.search.loss import Loss, mix_neighbours
+from hiddenfold.sw.search.loss import Loss
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch_norms
+from hiddenfold.sw.search.mixing import Mix, draw
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
 from hiddenfold.sw.search.supermask import MaskedConv2d
@@ -46,16 +46,23 @@ _SHOW_EVERY = 20
 # they move by a few learning rates, which the masks do not notice: those are of the largest scores.
 _RECENTRE_EVERY = 8
 
+_WHOLE = Mix()
+
+
+def _multiple(of: int, why: str, batch: int) -> ValueError:
+    return ValueError(f"Key 'train.batch' must be a multiple of {of}, {why}, not {batch}")
+
 
 class Search:
     """Model, optimizer, position (`epoch` complete epochs and `step` steps) and log."""
 
     def __init__(self, config: SearchConfig, device: str, ranks: Ranks = ALONE) -> None:
         if config.train.batch % ranks.count:
-            raise ValueError(
-                f"Key 'train.batch' must be a multiple of {ranks.count}, the number of processes, "
-                f"not {config.train.batch}"
-            )
+            raise _multiple(ranks.count, "the number of processes", config.train.batch)
+        in_pairs = ranks.count > 1 and config.train.mixup + config.train.cutmix > 0.0
+        if in_pairs and config.train.batch // ranks.count % 2:
+            why = "twice the number of processes as images are mixed in pairs"
+            raise _multiple(2 * ranks.count, why, config.train.batch)
         self.config = config
         self.ranks = ranks
         self.device = torch.device(device)
@@ -123,7 +130,7 @@ class Search:
                 self._set_rate(progress)
                 self._set_softness(progress)
                 self._total += self.train_batch(
-                    to_float(images.to(self.device), self.dtype), labels, self._share()
+                    to_float(images.to(self.device), self.dtype), labels, self._mix(size)
                 )
                 if self._soft and self.step % _RECENTRE_EVERY == 0:
                     for layer in self._layers:
@@ -204,14 +211,11 @@ class Search:
                 ours.set_extra_state(theirs.get_extra_state())
         return averaged
 
-    def train_batch(self, images: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
-        """One step of the optimizer; returns loss and right answers (see `_total`).
-
-        `share` is that of `mix_neighbours`.
-        """
-        images = mix_neighbours(images, share)
+    def train_batch(self, images: Tensor, labels: Tensor, mix: Mix = _WHOLE) -> Tensor:
+        """One step of the optimizer; returns loss and right answers (see `_total`)."""
+        images = mix.images(images)
         logits = self.model(images)
-        loss = self.loss(images, logits, labels, share)
+        loss = self.loss(images, logits, labels, mix.share)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.average_gradients(list(self.model.parameters()))
@@ -229,13 +233,10 @@ class Search:
         for layer in self._layers:
             layer.softness = softness
 
-    def _share(self) -> float:
-        """How much of an image is its own in this step."""
-        mixup = self.config.train.mixup
-        if mixup == 0.0:
-            return 1.0
+    def _mix(self, size: int) -> Mix:
+        """What this step does to its images."""
         seed = self._generator(self.step).initial_seed() % (1 << 32)
-        return float(np.random.default_rng(seed).beta(mixup, mixup))
+        return draw(self.config.train, size, seed)
 
     def _generator(self, step: int = -1) -> torch.Generator:
         """Random numbers of a step of this epoch, or of the order of its images."""

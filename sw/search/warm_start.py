@@ -6,6 +6,8 @@ no scores, so scores are drawn as for a new search and dealt out anew: in each l
 that the model keeps get the largest of the drawn values, in random order, the others the rest. The
 network then computes what the model computes, and its scores have the spread of a new search: the
 nearest ones change sides after a few steps. (A kept weight's lead in the old search is not known.)
+Soft masks are the scores themselves: to be near the model's masks, most scores are dealt near 0 and
+1, few near the threshold.
 
 `top_k` may differ from that of the start: with a lower one, masks are thinned out.
 """
@@ -57,8 +59,9 @@ def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
         search.origin = _origin(model.name, notes.get("epochs", "?"), notes.get("from", ""))
         _check_same_model(source, model, search.model)
         constants = load_constants(source, model)
+        soft = search.config.train.softness(0.0) > 0.0
         for _, layer in conv_layers(search.model):
-            _deal_scores(layer, model)
+            _deal_scores(layer, model, soft)
         settings, size = search.config.train, search.config.train.size_of(0)
         images = resize(images, size)
         padding = round(settings.crop_padding * size / model.image[1])
@@ -118,12 +121,16 @@ def _describe(model: Model, execution: Execution) -> str:
 
 
 @torch.no_grad()
-def _deal_scores(layer: MaskedConv2d, model: Model) -> None:
+def _deal_scores(layer: MaskedConv2d, model: Model, soft: bool) -> None:
     """Move the scores of `layer` so that the kept weights of `model` have the largest."""
     words = model.masks[layer.stream]
     mask = torch.from_numpy(
         signs.unpack(words.reshape(len(words), -1), layer.in_channels, layer.kernel)
     )
+    if soft:
+        lead = torch.rand(mask.shape).pow(0.25)
+        layer.scores.copy_(0.5 + 0.5 * lead.where(mask, -lead))
+        return
     drawn = layer.scores.detach().cpu().flatten()
     # They are in random order: split at the threshold, each part stays so.
     importance = drawn.abs() if layer.magnitude else drawn

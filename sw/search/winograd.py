@@ -27,6 +27,23 @@ _SIDES = {
         ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
         ((1, 1, 1, 0), (0, 1, -1, -1)),
     ),
+    3: (
+        (
+            (1 / 2, 0, 0),
+            (-1 / 2, -1 / 2, -1 / 2),
+            (-1 / 6, 1 / 6, -1 / 6),
+            (1 / 6, 1 / 3, 2 / 3),
+            (0, 0, 1),
+        ),
+        (
+            (2, -1, -2, 1, 0),
+            (0, -2, -1, 1, 0),
+            (0, 2, -3, 1, 0),
+            (0, -1, 0, 1, 0),
+            (0, 2, -1, -2, 1),
+        ),
+        ((1, 1, 1, 1, 0), (0, 1, -1, 2, 0), (0, 1, 1, 4, 1)),
+    ),
     4: (
         (
             (1 / 4, 0, 0),
@@ -124,7 +141,10 @@ class _Convolution(torch.autograd.Function):
 
 
 def _tile(height: int, width: int) -> int:
-    return 2 if max(height, width) <= 2 else 4
+    """The size with the fewest multiplications; of equals the largest, which has fewer patches."""
+    return min(
+        (4, 3, 2), key=lambda tile: _tiles(height, tile) * _tiles(width, tile) * (tile + 2) ** 2
+    )
 
 
 def _tiles(size: int, tile: int) -> int:

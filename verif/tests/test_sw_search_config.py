@@ -261,6 +261,7 @@ def change(path: str, value: object) -> dict:
             "not 0.5 and 0.0",
         ),
         ("train/mixup", -1.0, ValueError, "Key 'train.mixup' must be 0 to 100, not -1.0"),
+        ("train/cutmix", 1.5, ValueError, "Key 'train.cutmix' must be 0 to 1, not 1.5"),
         ("train/average", 1.0, ValueError, "Key 'train.average' must be 0 to 0.999999, not 1.0"),
         (
             "model/scope",

@@ -92,3 +92,9 @@ def test_parts_of_a_batch() -> None:
     message = "Key 'train.batch' must be a multiple of 3, the number of processes, not 32"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Search(config(), "cpu", Ranks(0, 3))
+    message = (
+        "Key 'train.batch' must be a multiple of 64, twice the number of processes as images are "
+        "mixed in pairs, not 32"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Search(config(), "cpu", Ranks(0, 32))

@@ -11,7 +11,7 @@ from hiddenfold.sw.search import data
 from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import export_run
-from hiddenfold.sw.search.loss import Loss, mix_neighbours
+from hiddenfold.sw.search.loss import Loss
 from hiddenfold.sw.search.measure import refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer
@@ -77,10 +77,11 @@ def one_thread():
         {"model": TRAINED, "lr": 0.05, "nesterov": False},
         SOFT,
         {"mixup": 0.2},
+        {"cutmix": 0.5},
         {"average": 0.8},
         {"model": {"scope": "network"}},
     ],
-    ids=["sgd", "bf16", "adam", "trained weights", "soft", "mixup", "average", "network"],
+    ids=["sgd", "bf16", "adam", "trained weights", "soft", "mixup", "cutmix", "average", "network"],
 )
 def test_search_learns(tmp_path: Path, changes: dict) -> None:
     split = synthetic(256, 1), synthetic(100, 2)
@@ -122,7 +123,7 @@ def test_momentum(nesterov: bool) -> None:
     )
 
 
-MIXED = {"mixup": 0.5, "average": 0.9}
+MIXED = {"mixup": 0.5, "cutmix": 0.5, "average": 0.9}
 
 
 @pytest.mark.parametrize("changes", [{}, SOFT, MIXED], ids=["masks", "soft masks", "mixed"])
@@ -246,33 +247,6 @@ def test_refreshed_batch_norms_are_the_averages_over_batches() -> None:
     variances = [part.var((0, 2, 3)) for part in values.split(4)]
     assert torch.allclose(norm.running_var, (variances[0] + variances[1]) / 2)
     assert norm.momentum == 0.3 and not model.training
-
-
-def test_mixed_images_have_mixed_labels() -> None:
-    """Each image with its neighbour, in the same share as the errors on both labels."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(5, 3, 2, 2, generator=generator)
-    partner = torch.tensor([1, 0, 3, 2, 4])
-    mixed = mix_neighbours(images, 0.75)
-    assert torch.allclose(mixed, 0.75 * images + 0.25 * images[partner])
-    assert mix_neighbours(images, 1.0) is images
-    logits = torch.randn(5, 10, generator=generator)
-    labels = torch.randint(0, 10, (5,), generator=generator)
-    settings = TrainConfig(phases=tiny_config().train.phases, label_smoothing=0.0)
-    error = torch.nn.functional.cross_entropy
-    expected = 0.75 * error(logits, labels) + 0.25 * error(logits, labels[partner])
-    assert torch.allclose(Loss(settings)(mixed, logits, labels, 0.75), expected)
-
-
-def test_every_step_draws_its_share() -> None:
-    search = Search(tiny_config(mixup=0.3), "cpu")
-    shares = []
-    for search.step in range(200):
-        shares.append(search._share())
-    assert len(set(shares)) == 200 and all(0.0 <= share <= 1.0 for share in shares)
-    # The variance of the beta distribution with both parameters 0.3.
-    assert torch.tensor(shares).var().item() == pytest.approx(0.25 / 1.6, rel=0.25)
-    assert Search(tiny_config(), "cpu")._share() == 1.0
 
 
 def test_the_result_is_the_average_of_the_steps() -> None:

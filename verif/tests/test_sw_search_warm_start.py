@@ -21,7 +21,9 @@ from hiddenfold.sw.search.train import train
 from hiddenfold.sw.search.warm_start import warm_start
 
 
-def configuration(epochs: int = 1, lr: float = 0.02, **changes) -> SearchConfig:
+def configuration(
+    epochs: int = 1, lr: float = 0.02, harden: float = 0.0, **changes
+) -> SearchConfig:
     model = {
         "name": "tiny",
         "classes": 100,
@@ -41,6 +43,7 @@ def configuration(epochs: int = 1, lr: float = 0.02, **changes) -> SearchConfig:
         "weight_decay": 0.0,
         "crop_padding": 0,
         "flip": False,
+        "harden": harden,
         "precision": "fp32",
     }
     return parse_config({"dataset": "cifar100", "model": {**model, **changes}, "train": settings})
@@ -70,8 +73,13 @@ def trained(tmp_path: Path, **changes) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"affine": "all", "magnitude": False}, {"affine": "recurrent"}, {"affine": "none"}],
-    ids=["all", "published", "none"],
+    [
+        {"affine": "all", "magnitude": False},
+        {"affine": "all", "magnitude": False, "harden": 0.5},
+        {"affine": "recurrent"},
+        {"affine": "none"},
+    ],
+    ids=["all", "soft", "published", "none"],
 )
 def test_search_begins_with_the_network(tmp_path: Path, changes: dict) -> None:
     run, path = trained(tmp_path, **changes)
@@ -88,7 +96,12 @@ def test_search_begins_with_the_network(tmp_path: Path, changes: dict) -> None:
             conv_layers(search.model), conv_layers(network), strict=True
         ):
             assert torch.equal(layer.mask(), old.mask()), name
-            if source == path:
+            if source == path and search.config.train.harden:
+                # Soft masks near the model's: weights take part by nearly 0 or nearly 1.
+                scores = layer.scores.detach()
+                shares = scores.where(old.mask(), 1.0 - scores)
+                assert float(shares.min()) >= 0.5 and float(shares.mean()) > 0.85
+            elif source == path:
                 # The same values as in a new search, in another order.
                 assert torch.equal(
                     layer.scores.flatten().sort().values, fresh[name].flatten().sort().values
