@@ -56,13 +56,14 @@ def test_two_processes_search_the_same_masks(tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
         [sys.executable, *launch, program, Path(__file__).parent, tmp_path / "two"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    # Whole: what went wrong first says more than the launcher's summary at the end.
+    assert result.returncode == 0, result.stderr
     one, two = load_run(tmp_path / "one"), load_run(tmp_path / "two")
     start = Search(config(), "cpu").model
     for (name, a), (_, b), (_, c) in zip(
