@@ -78,6 +78,8 @@ def train(
             if row is not None:
                 run.chart(row)
         stopped = row is None or ranks.agreed(stop(), search.device)
+    # Nobody returns, and reads the run again, before it is written.
+    ranks.wait()
     run.close()
     return dict(search.log[-1]) if search.log else {}
 
