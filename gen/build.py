@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -118,8 +119,8 @@ def _top(steps: Steps, board: str, clock: float, bus_bits: int) -> tuple[Path, P
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(package, name=package)
     module = f"hiddenfold.hw.boards.{board}"
-    source = importlib.util.find_spec(module)
-    sources = sorted(Path(source.origin).parent.glob("*.py"))
+    folder = Path(importlib.import_module("hiddenfold.hw.boards").__path__[0])
+    sources = sorted(folder.glob("*.py"))
     options = ["--clock-mhz", f"{clock:g}", "--baud", str(BAUD), "--bus-bits", str(bus_bits)]
     versions = [_version(name) for name in ("litex", "litedram", "litex-boards", "migen")]
 

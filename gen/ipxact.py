@@ -105,11 +105,12 @@ def _interfaces(parent: ET.Element, ports: Sequence[Port], target: Target) -> No
         "ASSOCIATED_RESET": table.RESET,
         "FREQ_HZ": round(target.clock_mhz * 1e6),
     }
-    for name, kind, mode, settings in (
+    rest: tuple[tuple[str, str, str, dict[str, object]], ...] = (
         (table.CLOCK, "clock", "slave", clock),
         (table.RESET, "reset", "slave", {"POLARITY": "ACTIVE_LOW"}),
         ("irq", "interrupt", "master", {"SENSITIVITY": "LEVEL_HIGH"}),
-    ):
+    )
+    for name, kind, mode, settings in rest:
         logical = {"clock": "CLK", "reset": "RST", "interrupt": "INTERRUPT"}[kind]
         interface = _interface(parent, name, "signal", kind, [(logical, name)], settings)
         interface.insert(3, _tag(mode))

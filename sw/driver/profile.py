@@ -6,6 +6,7 @@ which a simulated memory sees: it reads the counters there.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def profile(accelerator: Accelerator, images: np.ndarray) -> tuple[RunResult, li
     whose sums are those of the run. Raises ``ValueError`` unless the device is a simulator and the
     images are one batch.
     """
-    program, device = accelerator.program, accelerator.device
+    program = accelerator.program
+    device: Any = accelerator.device
     if program is None or len(images) != program.batch:
         raise ValueError(
             f"a profile needs a loaded program and one batch, not {len(images)} images"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 __all__ = ["convolve", "pays"]
 
@@ -59,7 +60,7 @@ class _Convolution(torch.autograd.Function):
             if ctx.stride == 1 and _multiplies(x, weight, 1):
                 grad_x = _product(grad, weight.flip(2, 3).permute(2, 3, 0, 1), 1)
             else:
-                grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grad, ctx.stride, 1)
+                grad_x = conv2d_input(x.shape, weight, grad, ctx.stride, 1)
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(x, grad, ctx.stride)
         return grad_x, grad_weight, None

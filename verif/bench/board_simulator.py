@@ -25,7 +25,7 @@ from hiddenfold.gen.tools import find_compiler, find_verilator, run_tool
 from hiddenfold.sw.driver.bridge import MEMORY_SIZE
 from hiddenfold.sw.driver.cache import cached, digest
 from hiddenfold.sw.driver.device import Device
-from hiddenfold.sw.driver.resident import Resident
+from hiddenfold.sw.driver.resident import MemoryStore, Resident
 from hiddenfold.sw.driver.simulator import Log, target_verilog
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.program import Program
@@ -162,7 +162,7 @@ class _Memory:
 def loaded(program: Program) -> dict[int, bytes]:
     """Contents of a memory into which the driver has loaded a program."""
     memory = _Memory()
-    Resident(cast(Device, memory)).add(program.memory, 0, program.model, None)
+    Resident(MemoryStore(cast(Device, memory))).add(program.memory, 0, program.model, None)
     return memory.pieces
 
 

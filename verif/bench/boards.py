@@ -308,10 +308,8 @@ class MappedBoard(BusBoard):
         self.registers.write_bytes(bytes(4096))
         self.memory.write_bytes(bytes(device.memory_size))
         self._windows = [self._map(self.registers), self._map(self.memory)]
-        self._registers, self._memory = (
-            np.frombuffer(window, kind)
-            for window, kind in zip(self._windows, ("<u4", np.uint8), strict=True)
-        )
+        self._registers = np.frombuffer(self._windows[0], "<u4")
+        self._memory = np.frombuffer(self._windows[1], np.uint8)
         self.delay, self.gone = 0.0, False
         self._busy = False
         self._status = 0

@@ -30,7 +30,8 @@ class CocotbBuild:
         self._runner = get_runner(simulator)
         if simulator == ICARUS:
             version = run_tool(["iverilog", "-V"]).splitlines()[0]
-            environment, flags, kept = dict(os.environ), _ICARUS_FLAGS, "sim.vvp"
+            environment, kept = dict(os.environ), "sim.vvp"
+            flags: tuple[str, ...] = _ICARUS_FLAGS
         else:
             verilator, compiler = find_verilator(), find_compiler()
             version = f"{verilator.version} {compiler.path} {compiler.version}"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -139,7 +139,7 @@ class TargetFile(_Toml):
     """Targets."""
 
     @cached_property
-    def trees(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def trees(self) -> list[dict[str, Any]]:
         return [vars(Target.load(name)) for name in Target.names()]
 
     def build(self, tree: Any) -> None:
@@ -152,7 +152,7 @@ class ConfigFile(_Toml):
     """Training configurations, as published ones and with all their keys."""
 
     @cached_property
-    def trees(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def trees(self) -> list[dict[str, Any]]:
         paths = sorted(_CONFIGS.glob("*.toml"))
         full = [load_config(path).to_dict() for path in paths[::4]]
         short = parse_toml((_CONFIGS / "cifar100-hfn16-demo.toml").read_bytes())
@@ -194,7 +194,7 @@ class Picture(Kind):
         )
 
     def read(self, data: bytes) -> None:
-        picture = read_picture(io.BytesIO(data), 6, 5, fit=True)
+        picture = read_picture(cast(Any, io.BytesIO(data)), 6, 5, fit=True)
         assert picture.shape == (6, 5, 3) and picture.dtype == np.uint8
 
 
@@ -220,7 +220,9 @@ class Constants(Kind):
         path = Path(self.folder.name) / "valid.hfn"
         widths = [e.out_shape.channels for e in self.model.executions() if e.affine is not None]
         constants = [
-            FloatConstants(np.zeros(width), np.zeros(width), True, Scale(0.5, width))
+            FloatConstants(
+                np.zeros(width, np.float32), np.zeros(width, np.float32), True, Scale(0.5, width)
+            )
             for width in widths
         ]
         return [save_constants(path, constants).read_bytes()]

@@ -11,11 +11,30 @@ from typing import Any
 __all__ = ["change_bytes", "change_tree", "dump_json", "dump_toml"]
 
 #: Integers at which formats change their mind, and some far beyond.
-NUMBERS = (0, 1, -1, 2, 3, 7, 8, 63, 64, 65, 127, 255, 256, 4095, 4096, 4097, 65535, 65536)
+NUMBERS: tuple[int, ...] = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    8,
+    63,
+    64,
+    65,
+    127,
+    255,
+    256,
+    4095,
+    4096,
+    4097,
+    65535,
+    65536,
+)
 NUMBERS += (1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 53, (1 << 64) - 1, 1 << 64)
 NUMBERS += (-(1 << 31), -(1 << 63), 10**30, 10**400)
 FLOATS = (0.0, -0.0, 0.5, 1.0, 1.5, -1.0, 1e-320, 1e308, float("inf"), float("-inf"), float("nan"))
-TEXTS = (
+TEXTS: tuple[str, ...] = (
     "",
     "x",
     "image",

@@ -73,6 +73,7 @@ def _cut(model: Model, length: int) -> Model:
     """The first `length` operations and a classifier."""
     ops = model.ops[:length]
     last = ops[-1].body[-1] if isinstance(ops[-1], Loop) else ops[-1]
+    assert not isinstance(last, Classifier)
     flat = [op for part in ops for op in (part.body if isinstance(part, Loop) else (part,))]
     streams = len({op.stream for op in flat if isinstance(op, Conv)})
     name = model.ops[-1].name  # type: ignore[union-attr]

@@ -43,7 +43,7 @@ def accumulate(tensor, weights, kernel, stride, **stripe):
     Products and sums stay below 2^53 (7*7*4096*255 < 2^26), so float64 products are exact.
     """
     seen = windows(tensor.astype(np.float64), kernel, stride, **stripe)
-    total = 0
+    total = np.float64(0)
     for tap, (ky, kx) in enumerate(masks.tap_order(kernel)):
         total = total + seen[ky * kernel + kx] @ weights[:, tap].T.astype(np.float64)
     return total.astype(np.int64)

@@ -26,7 +26,7 @@ class Machine:
         self.program, self.late = program, late
         self.memory = Memory(program, noise)
         self.engine = Engine(self.memory, program.target, noise)
-        self.unfinished = {"LOAD": [], "SAVE": []}
+        self.unfinished: dict[str, list] = {"LOAD": [], "SAVE": []}
 
     def run(self, images):
         """Classify `images` uint8 [n, height, width, 3]; n is a multiple of the batch."""

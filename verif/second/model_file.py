@@ -34,7 +34,7 @@ class Model:
     def read_streams(self, body):
         """The masks, in the order of their streams."""
         free = self.header.get("free")
-        streams = []
+        streams: list = []
         for op, _, (_, _, cin), (_, _, cout) in self.shapes:
             if op.get("stream") != len(streams):
                 continue  # no weights, or those of a stream already read

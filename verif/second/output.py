@@ -27,14 +27,15 @@ def read_tensors(header, data, lanes):
     """(traces of a batch's images, bytes that follow them)."""
     entries = header["trace"] or []
     order = header["trace_order"] or [(n, entry["height"]) for n, entry in enumerate(entries)]
-    parts, at = [[] for _ in entries], 0
+    parts: list = [[] for _ in entries]
+    at = 0
     for number, rows in order:
         entry = entries[number]
         shape = entry["images"], rows, entry["width"], entry["lane_words"] * lanes
         count = int(np.prod(shape))
         parts[number].append(data[at : at + count].reshape(shape)[..., : entry["channels"]])
         at += count
-    traces = [[] for _ in range(header["batch"])]
+    traces: list = [[] for _ in range(header["batch"])]
     for entry, stripes in zip(entries, parts, strict=True):
         for image, tensor in enumerate(np.concatenate(stripes, axis=1), entry["image"]):
             traces[image].append((entry["name"], entry["iteration"], tensor))

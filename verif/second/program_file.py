@@ -2,6 +2,7 @@
 """Reader of `.hfp` files and of instructions (spec 7 and 10)."""
 
 import zlib
+from typing import TYPE_CHECKING
 
 from . import lfsr
 from .model_file import container
@@ -59,6 +60,10 @@ FIELDS = {
 
 class Instruction:
     """The fields of an instruction of 64 bytes, `name` its opcode's (None when unknown)."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, field: str) -> int: ...
 
     def __init__(self, data):
         words = [int.from_bytes(data[8 * i : 8 * i + 8], "little") for i in range(8)]

@@ -240,5 +240,6 @@ class RecordingAccelerator(Accelerator):
     def run(self, images, **options) -> RunResult:
         """Run and count."""
         result = super().run(images, **options)
+        assert self.program is not None
         self.collector.run(self.program, len(images), result, self._memory)
         return result

@@ -33,7 +33,7 @@ def executed(program: Program) -> Iterator[Step]:
             body, turns, iteration = at, fields["count"], 0
         elif fields["opcode"] == Opcode.ENDLOOP:
             turns -= 1
-            at, iteration = (body, iteration + 1) if turns else (at, None)
+            at, iteration = (body, (iteration or 0) + 1) if turns else (at, None)
 
 
 class Layout:

@@ -21,6 +21,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ class _Mutator(ast.NodeTransformer):
         self.text = f"line {getattr(node, 'lineno', 0)}: {text}"
         return True
 
-    def _swap(self, node, operator: ast.AST) -> ast.AST:
+    def _swap(self, node, operator: Any) -> Any:
         new = _SWAPS.get(type(operator))
         if new and self._hit(node, f"{type(operator).__name__} to {new.__name__}"):
             return new()
@@ -168,7 +169,7 @@ def mutants(name: str) -> Iterator[tuple[str, FunctionType, CodeType]]:
             if not mutator.text:
                 break
             number += 1
-            whole = compile(ast.fix_missing_locations(tree), module.__file__, "exec")
+            whole = compile(ast.fix_missing_locations(tree), str(module.__file__), "exec")
             for code in _code_objects(whole):
                 same = code.co_qualname == qualified and code.co_firstlineno == line
                 if same and code.co_freevars == function.__code__.co_freevars:
@@ -188,7 +189,11 @@ class Check:
             rng = np.random.default_rng(seed)
             batch = 1 + seed % 3
             images = np.stack([random_image(rng, *model.image) for _ in range(batch)])
-            for options in ({"batch": batch}, {"act_words": 64 << seed % 4}):
+            variants: tuple[dict[str, Any], ...] = (
+                {"batch": batch},
+                {"act_words": 64 << seed % 4},
+            )
+            for options in variants:
                 if "batch" not in options:
                     images = images[:1]
                 try:

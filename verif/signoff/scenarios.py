@@ -7,6 +7,7 @@ scenario of all compares with the design's own cycle counts, which are no promis
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from hiddenfold.gen.target import Target
@@ -60,17 +61,14 @@ class Bench:
             rig.limit = 3 * rig.case.program.predicted_cycles * len(rig.case.images) + 5000
         yield "registers", lambda: registers(rigs[0])
         for number in range(len(rigs)):
-            yield f"program {number}", lambda number=number: exact_run(rigs[number])
+            yield f"program {number}", partial(exact_run, rigs[number])
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
         for seed, model in self.networks:
-            yield (
-                f"network {seed}",
-                lambda seed=seed, model=model: self._network(accelerator, seed, model),
-            )
+            yield f"network {seed}", partial(self._network, accelerator, seed, model)
         for first in range(0, FAULTS, 10):
-            yield f"faults {first}", lambda first=first: faults(rigs, first)
+            yield f"faults {first}", partial(faults, rigs, first)
         yield "cycle counts", lambda: self._cycle_counts(rigs)
 
     def _network(self, accelerator: Accelerator, seed: int, model: Model) -> None:

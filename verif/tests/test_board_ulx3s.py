@@ -8,7 +8,8 @@ from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import regmap
 from hiddenfold.sw.driver.accelerator import Accelerator
-from hiddenfold.verif.bench.board_simulator import BoardSimulator
+from hiddenfold.sw.driver.resident import MemoryStore, Resident
+from hiddenfold.verif.bench.board_simulator import BoardSimulator, loaded
 from hiddenfold.verif.bench.case import HEIGHT, WIDTH, small_model
 from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_networks import random_image
@@ -50,3 +51,21 @@ def test_memory_keeps_what_is_written(accelerator):
     for place, part in zip(places, parts, strict=True):
         np.testing.assert_array_equal(device.read_memory(place, 64), part)
     assert accelerator.registers()["ID"] == regmap.ID_VALUE
+
+
+def test_a_program_that_is_there_from_the_beginning():
+    model = small_model()
+    program = compile_model(model, TARGET)
+    image = random_image(np.random.default_rng(6), HEIGHT, WIDTH)[np.newaxis]
+    with (
+        BoardSimulator(TARGET, memory=loaded(program)) as board,
+        Accelerator.open(board.url) as accelerator,
+    ):
+        assert Resident(MemoryStore(accelerator.device)).end() >= len(program.memory)
+        write, written = accelerator.device.write_memory, []
+        accelerator.device.write_memory = lambda place, data: written.append(place)
+        accelerator.load(program)
+        assert written == []
+        accelerator.device.write_memory = write
+        result = accelerator.run(image)
+    np.testing.assert_array_equal(result.logits, Golden(model).run(image))
