@@ -35,7 +35,7 @@ from hiddenfold.verif.golden.random_networks import Limits, random_image, random
 from hiddenfold.verif.golden.shrink import shrink
 
 if TYPE_CHECKING:
-    from hiddenfold.sw.search.config import SearchConfig
+    from hiddenfold.sw.search.settings import SearchConfig
 
 __all__ = [
     "Comparison",

@@ -141,8 +141,8 @@ def _percent(value: float | None) -> str:
 def evaluate(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold evaluate``."""
     from hiddenfold.sw.model import Model
-    from hiddenfold.sw.search.config import FOLDERS
     from hiddenfold.sw.search.data import Pixels, load_split
+    from hiddenfold.sw.search.settings import FOLDERS
 
     model = Model.load(args.model)
     split = load_split(model.dataset, args.data, "test", model.image[0])

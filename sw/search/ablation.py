@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 from hiddenfold.sw.files import write_atomically
-from hiddenfold.sw.search.config import SearchConfig, load_config
+from hiddenfold.sw.search.config import load_config
 from hiddenfold.sw.search.data import Split, load_split
 from hiddenfold.sw.search.generators import GENERATORS
 from hiddenfold.sw.search.run_directory import CHECKPOINT
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.train import train
 
 __all__ = ["run", "table"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiddenfold.sw.search.cifar import CIFAR10, CIFAR100
-from hiddenfold.sw.search.config import FOLDERS, SearchConfig
 from hiddenfold.sw.search.folder import Pictures, list_pictures
+from hiddenfold.sw.search.settings import FOLDERS, SearchConfig
 
 __all__ = [
     "Pixels",

@@ -16,7 +16,6 @@ from hiddenfold.sw import signs
 from hiddenfold.sw.affine import SHORT, Affine
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.activation import Activation
-from hiddenfold.sw.search.config import SearchConfig
 from hiddenfold.sw.search.data import load_data
 from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
@@ -30,6 +29,7 @@ from hiddenfold.sw.search.quantize import (
     short_constants,
 )
 from hiddenfold.sw.search.run_directory import load_run, origin
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["build_model", "export_network", "export_run", "fold_batch_norms", "quantize"]

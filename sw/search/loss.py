@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiddenfold.sw.search.config import TrainConfig
 from hiddenfold.sw.search.mixing import neighbours
+from hiddenfold.sw.search.settings import TrainConfig
 
 __all__ = ["Loss"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hiddenfold.sw.search.config import TrainConfig
 from hiddenfold.sw.search.data import Split, augment, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks
+from hiddenfold.sw.search.settings import TrainConfig
 
 __all__ = ["REFRESH_IMAGES", "accuracy", "refresh_batch_norms"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiddenfold.sw.search.config import TrainConfig
+from hiddenfold.sw.search.settings import TrainConfig
 
 __all__ = ["Mix", "draw", "neighbours"]
 

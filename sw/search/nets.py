@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.search.activation import Activation, activation
-from hiddenfold.sw.search.config import SHORTCUT_BITS, ModelConfig, StageConfig
+from hiddenfold.sw.search.settings import SHORTCUT_BITS, ModelConfig, StageConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d, top_k_mask
 
 __all__ = ["Block", "FoldedResNet", "conv_layers", "macs", "normalized_layers"]

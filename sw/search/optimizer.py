@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hiddenfold.sw.search.config import TrainConfig
+from hiddenfold.sw.search.settings import TrainConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["learning_rate_factor", "make_optimizer", "set_rate"]

@@ -19,7 +19,7 @@ from hiddenfold.sw.model import (
 )
 from hiddenfold.sw.model_summary import dense_parameters
 from hiddenfold.sw.search.architectures import stages
-from hiddenfold.sw.search.config import SHORTCUT_BITS, ModelConfig, SearchConfig, StageConfig
+from hiddenfold.sw.search.settings import SHORTCUT_BITS, ModelConfig, SearchConfig, StageConfig
 
 __all__ = ["check_exportable", "plan", "plan_search"]
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from hiddenfold.sw.operations import shorten
-from hiddenfold.sw.search.config import ModelConfig, SearchConfig
 from hiddenfold.sw.search.nets import FoldedResNet, StemConv2d
 from hiddenfold.sw.search.plan import check_exportable
 from hiddenfold.sw.search.run_directory import RunDirectory
+from hiddenfold.sw.search.settings import ModelConfig, SearchConfig
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.supermask import MaskedConv2d
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hiddenfold.sw.files import write_atomically
-from hiddenfold.sw.search.config import SearchConfig, parse_config
+from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.nets import FoldedResNet
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.state import Row, Search
 
 __all__ = ["RunDirectory", "load_run", "origin"]

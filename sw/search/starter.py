@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiddenfold.sw.pictures import SUFFIXES, open_picture
-from hiddenfold.sw.search.config import SIZES
 from hiddenfold.sw.search.folder import list_pictures
+from hiddenfold.sw.search.settings import SIZES
 
 __all__ = ["Survey", "configuration", "survey"]
 

@@ -24,7 +24,7 @@ from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.search import precision
 from hiddenfold.sw.search.activation import Quantizer, calibrate
 from hiddenfold.sw.search.ahead import ahead
-from hiddenfold.sw.search.config import SearchConfig, parse_config
+from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks, synchronize
 from hiddenfold.sw.search.loss import Loss
@@ -32,6 +32,7 @@ from hiddenfold.sw.search.measure import REFRESH_IMAGES, accuracy, refresh_batch
 from hiddenfold.sw.search.mixing import Mix, draw
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer, set_rate
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["Row", "Search"]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from hiddenfold.sw.search.config import SearchConfig
 from hiddenfold.sw.search.data import Split, hold_out, load_data
 from hiddenfold.sw.search.distributed import start
 from hiddenfold.sw.search.loss import Loss
@@ -18,6 +17,7 @@ from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.memory import keep_freed_memory
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.run_directory import RunDirectory, load_run
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.state import Row, Search
 from hiddenfold.sw.search.warm_start import warm_start
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.model import Execution, Model
-from hiddenfold.sw.search.config import ModelConfig
 from hiddenfold.sw.search.data import augment, resize, to_float
 from hiddenfold.sw.search.float_network import FloatConstants, load_constants
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.optimizer import make_optimizer
 from hiddenfold.sw.search.plan import check_exportable, plan
 from hiddenfold.sw.search.run_directory import load_run, origin
+from hiddenfold.sw.search.settings import ModelConfig
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.supermask import MaskedConv2d
 

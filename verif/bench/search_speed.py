@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiddenfold.sw.search.config import SearchConfig, load_config
+from hiddenfold.sw.search.config import load_config
 from hiddenfold.sw.search.memory import keep_freed_memory
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.state import Search
 
 __all__ = ["PlainResNet18", "compare"]

@@ -22,7 +22,8 @@ from hiddenfold.sw.driver.locate import instruction_at, layer_at
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.pictures import read_picture
 from hiddenfold.sw.program import Program
-from hiddenfold.sw.search.config import SearchConfig, load_config, parse_config
+from hiddenfold.sw.search.config import load_config, parse_config
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.toml import parse_toml
 from hiddenfold.verif.fuzz.files import change_container, change_png
 from hiddenfold.verif.fuzz.mutate import change_bytes, change_tree, dump_toml

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiddenfold.sw.search.config import ModelConfig, StageConfig
+from hiddenfold.sw.search.settings import ModelConfig, StageConfig
 
 __all__ = ["ReferenceNetwork"]
 

@@ -10,11 +10,11 @@ import torch
 
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.search.activation import Activation, Quantizer, activation, calibrate
-from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import build_model, fold_batch_norms, quantize
 from hiddenfold.sw.search.float_network import FloatNetwork, load_constants, save_constants
 from hiddenfold.sw.search.nets import FoldedResNet
+from hiddenfold.sw.search.settings import ModelConfig, StageConfig, StemConfig
 from hiddenfold.verif.golden.model import Golden
 
 CLASSES = 10

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hiddenfold.sw.search.config import StemConfig, load_config, parse_config
+from hiddenfold.sw.search.config import load_config, parse_config
+from hiddenfold.sw.search.settings import StemConfig
 
 GOOD = {
     "dataset": "cifar100",

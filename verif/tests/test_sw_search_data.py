@@ -16,7 +16,7 @@ from PIL import Image
 from hiddenfold.sw.search import data as data_module
 from hiddenfold.sw.search.ahead import ahead
 from hiddenfold.sw.search.cifar import CIFAR10, CIFAR100, Cifar
-from hiddenfold.sw.search.config import SearchConfig, parse_config
+from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import (
     Pixels,
     Split,
@@ -28,6 +28,7 @@ from hiddenfold.sw.search.data import (
     to_float,
 )
 from hiddenfold.sw.search.folder import Pictures, list_pictures
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.train import train
 
 

@@ -15,7 +15,7 @@ from hiddenfold.sw.affine import SHIFTS, Affine
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.search import data as data_module
 from hiddenfold.sw.search.cifar import CIFAR100
-from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig, parse_config
+from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import to_float
 from hiddenfold.sw.search.export import build_model, export_run, fold_batch_norms, quantize
 from hiddenfold.sw.search.float_network import (
@@ -33,6 +33,7 @@ from hiddenfold.sw.search.quantize import (
     residual_multiplier,
     short_constants,
 )
+from hiddenfold.sw.search.settings import ModelConfig, StageConfig, StemConfig
 from hiddenfold.sw.search.train import train
 from hiddenfold.verif.golden.model import Golden
 

@@ -15,12 +15,13 @@ from reference_cases import ReferenceNetwork
 
 from hiddenfold.sw.cli import main
 from hiddenfold.sw.model import Model
-from hiddenfold.sw.search.config import SearchConfig, load_config, parse_config
+from hiddenfold.sw.search.config import load_config, parse_config
 from hiddenfold.sw.search.export import build_model, fold_batch_norms
 from hiddenfold.sw.search.float_network import FloatNetwork, float_logits
 from hiddenfold.sw.search.nets import conv_layers
 from hiddenfold.sw.search.reference import Checkpoint, import_network, import_run, reference_signs
 from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.supermask import kept_weights
 from hiddenfold.sw.search.warm_start import warm_start

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiddenfold.sw.search import small_maps
-from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig
 from hiddenfold.sw.search.nets import FoldedResNet
+from hiddenfold.sw.search.settings import ModelConfig, StageConfig, StemConfig
 
 
 def operands(count: int, cin: int, cout: int, height: int, width: int) -> tuple[Tensor, Tensor]:

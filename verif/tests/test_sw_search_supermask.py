@@ -10,8 +10,9 @@ import torch
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.frozen import pattern, word_stride
-from hiddenfold.sw.search.config import ModelConfig, StageConfig, StemConfig, load_config
+from hiddenfold.sw.search.config import load_config
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, macs
+from hiddenfold.sw.search.settings import ModelConfig, StageConfig, StemConfig
 from hiddenfold.sw.search.supermask import (
     MaskedConv2d,
     _from_threshold,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hiddenfold.sw.search import data
-from hiddenfold.sw.search.config import SearchConfig, TrainConfig, parse_config
+from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import export_run
 from hiddenfold.sw.search.loss import Loss
@@ -17,6 +17,7 @@ from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer
 from hiddenfold.sw.search.precision import resolve
 from hiddenfold.sw.search.run_directory import load_run
+from hiddenfold.sw.search.settings import SearchConfig, TrainConfig
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.train import train
 

@@ -10,12 +10,13 @@ import torch
 
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.search.activation import Quantizer
-from hiddenfold.sw.search.config import SearchConfig, parse_config
+from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import build_model, fold_batch_norms, quantize
 from hiddenfold.sw.search.float_network import save_constants
 from hiddenfold.sw.search.nets import conv_layers
 from hiddenfold.sw.search.run_directory import load_run, origin
+from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.train import train
 from hiddenfold.sw.search.warm_start import warm_start
