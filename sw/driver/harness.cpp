@@ -61,6 +61,12 @@ struct BeatFault {
     bool read;
 };
 
+// Cycles before the first address and the first data of a register access, and those that each
+// answer is kept waiting.
+struct Delays {
+    uint32_t address = 0, data = 0, answer = 0;
+};
+
 class Device {
   public:
     Device(uint64_t base, uint64_t size) : base_(base), size_(size) {
@@ -163,44 +169,52 @@ class Device {
         violation_.clear();
     }
 
-    // Returns the AXI response, or kNoAnswer after `limit` cycles.
-    uint32_t access(bool write, uint32_t address, uint32_t* value, uint32_t strobe,
-                    uint32_t limit) {
+    // `count` accesses to registers, none waiting for the answer to the one before. Returns the worst
+    // AXI response, or kNoAnswer after `limit` cycles.
+    uint32_t access(bool write, const uint32_t* addresses, uint32_t* values, uint32_t count,
+                    uint32_t strobe, const Delays& delays, uint32_t limit) {
         finish_sample();
-        bool address_done = false, data_done = !write;
-        if (write) {
-            top_->s_axi_awaddr = address;
-            top_->s_axi_awvalid = 1;
-            top_->s_axi_wdata = *value;
-            top_->s_axi_wstrb = strobe;
-            top_->s_axi_wvalid = 1;
-            top_->s_axi_bready = 1;
-        } else {
-            top_->s_axi_araddr = address;
-            top_->s_axi_arvalid = 1;
-            top_->s_axi_rready = 1;
-        }
-        uint32_t result = kNoAnswer;
-        for (uint32_t n = 0; n < limit && result == kNoAnswer; ++n) {
-            falling();
+        uint32_t asked = 0, sent = write ? 0 : count, answered = 0, result = kOkay;
+        uint32_t waited = 0, held[2] = {0, 0};
+        for (uint32_t n = 0; n < limit && answered < count; ++n) {
+            const bool ask = asked < count && n >= delays.address;
+            const bool send = sent < count && n >= delays.data;
+            const bool take = waited >= delays.answer;
+            const uint32_t address = addresses[std::min(asked, count - 1)];
             if (write) {
-                address_done |= top_->s_axi_awready != 0;
-                data_done |= top_->s_axi_wready != 0;
-                if (top_->s_axi_bvalid) result = top_->s_axi_bresp;
+                top_->s_axi_awaddr = address;
+                top_->s_axi_awvalid = ask;
+                top_->s_axi_wdata = values[std::min(sent, count - 1)];
+                top_->s_axi_wstrb = strobe;
+                top_->s_axi_wvalid = send;
+                top_->s_axi_bready = take;
             } else {
-                address_done |= top_->s_axi_arready != 0;
-                if (top_->s_axi_rvalid) {
-                    result = top_->s_axi_rresp;
-                    *value = top_->s_axi_rdata;
-                }
+                top_->s_axi_araddr = address;
+                top_->s_axi_arvalid = ask;
+                top_->s_axi_rready = take;
             }
+            falling();
+            const bool asking = ask && (write ? top_->s_axi_awready : top_->s_axi_arready);
+            const bool sending = send && top_->s_axi_wready;
+            const bool valid = write ? top_->s_axi_bvalid : top_->s_axi_rvalid;
+            const uint32_t now[2] = {write ? top_->s_axi_bresp : top_->s_axi_rresp,
+                                     write ? 0 : top_->s_axi_rdata};
+            if (waited && (!valid || !std::equal(now, now + 2, held)))
+                violate("the answer of a register changed before its READY");
             rising();
-            if (address_done) top_->s_axi_awvalid = top_->s_axi_arvalid = 0;
-            if (data_done) top_->s_axi_wvalid = 0;
+            asked += asking;
+            sent += sending;
+            std::copy(now, now + 2, held);
+            waited = valid && !take ? waited + 1 : 0;
+            if (valid && take) {
+                result = std::max(result, now[0]);
+                if (!write) values[answered] = now[1];
+                ++answered;
+            }
         }
         top_->s_axi_awvalid = top_->s_axi_wvalid = top_->s_axi_arvalid = 0;
         top_->s_axi_bready = top_->s_axi_rready = 0;
-        return result;
+        return answered == count ? result : kNoAnswer;
     }
 
     // Clocks the model until the interrupt line is high (if `until_irq`), an AXI rule is violated
@@ -549,14 +563,19 @@ HF_API uint32_t hf_write_coverage(Device* d, const char* path) { return d->write
 HF_API void hf_clear_faults(Device* d) { d->clear_faults(); }
 HF_API void hf_reset(Device* d, uint32_t cycles) { d->reset(cycles); }
 HF_API uint32_t hf_read32(Device* d, uint32_t address, uint32_t* value, uint32_t limit) {
-    return d->access(false, address, value, 0, limit);
+    return d->access(false, &address, value, 1, 0, {}, limit);
 }
 HF_API uint32_t hf_write32(Device* d, uint32_t address, uint32_t value, uint32_t limit) {
-    return d->access(true, address, &value, 0xF, limit);
+    return d->access(true, &address, &value, 1, 0xF, {}, limit);
 }
 HF_API uint32_t hf_write_strobed(Device* d, uint32_t address, uint32_t value, uint32_t strobe,
                                  uint32_t limit) {
-    return d->access(true, address, &value, strobe, limit);
+    return d->access(true, &address, &value, 1, strobe, {}, limit);
+}
+HF_API uint32_t hf_access(Device* d, uint32_t write, const uint32_t* addresses, uint32_t* values,
+                          uint32_t count, const uint32_t* delays, uint32_t limit) {
+    return d->access(write != 0, addresses, values, count, 0xF,
+                     {delays[0], delays[1], delays[2]}, limit);
 }
 HF_API uint64_t hf_advance(Device* d, uint64_t cycles, uint32_t until_irq) {
     return d->advance(cycles, until_irq != 0);

@@ -2,6 +2,7 @@
 """The embedded simulator with what only verification needs: faults of single beats, mutants."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 from hiddenfold.sw.driver.device import DeviceError
@@ -18,6 +19,16 @@ class ProbeDevice(RtlDevice):
         for name, result, *arguments in (
             ("hf_add_beat_fault", None, handle, u64, u32, u64, u32),
             ("hf_fault_address", u64, handle),
+            (
+                "hf_access",
+                u32,
+                handle,
+                u32,
+                *(ctypes.POINTER(u32),) * 2,
+                u32,
+                ctypes.POINTER(u32),
+                u32,
+            ),
             ("hf_hold", None, handle, u64, u64),
             ("hf_select_mutant", u32, handle, u32),
             ("hf_write_coverage", u32, handle, ctypes.c_char_p),
@@ -60,3 +71,31 @@ class ProbeDevice(RtlDevice):
             self._open_handle(), offset, value, strobe, ACCESS_CYCLES
         )
         self._check_answer("write", offset, answer)
+
+    def access_together(
+        self,
+        offsets: Sequence[int],
+        values: Sequence[int] = (),
+        *,
+        address: int = 0,
+        data: int = 0,
+        answer: int = 0,
+    ) -> list[int]:
+        """Read registers, or write ``values``, without waiting for the answers in between.
+
+        The first ``address`` and the first ``data`` come after so many cycles; each ``answer`` is
+        kept waiting so long.
+        """
+        words, number = ctypes.c_uint32 * len(offsets), len(offsets)
+        found = words(*values)
+        code = self._library.hf_access(
+            self._open_handle(),
+            bool(values),
+            words(*offsets),
+            found,
+            number,
+            (ctypes.c_uint32 * 3)(address, data, answer),
+            ACCESS_CYCLES,
+        )
+        self._check_answer("write" if values else "read", offsets[0], code)
+        return list(found)

@@ -54,11 +54,13 @@ def make_mutants(verilog: Path, folder: Path, *, count: int, seed: int) -> list[
         f"-seed {len(lists) * seed + number} -o {name}"
         for number, (mode, name) in enumerate(zip(_MODES, lists, strict=True))
     ]
-    # Equal cells are merged and bits that nothing reads are cut off first: to mutate them does no
-    # harm. Yosys from PyPI sees the working folder, but not all others.
+    # Equal cells are merged, and bits that nothing reads and choices of something undefined are cut
+    # off first: to mutate them does no harm. Yosys from PyPI sees the working folder, but not all
+    # others.
     (folder / "design.v").write_text(verilog.read_text(encoding="utf-8"), encoding="utf-8")
     run_yosys(
-        f"read_verilog design.v; hierarchy -top {TOP}; proc; opt; wreduce; opt_clean; "
+        f"read_verilog design.v; hierarchy -top {TOP}; proc; opt -mux_undef; wreduce; "
+        f"opt -mux_undef; opt_clean; "
         f"write_rtlil base.il; {'; '.join(commands)}",
         cwd=folder,
     )

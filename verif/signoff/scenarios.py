@@ -5,6 +5,7 @@ Scenarios go from quick to slow. Each raises if the hardware breaks a promise; o
 scenario of all compares with the design's own cycle counts, which are no promise.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,12 +22,30 @@ from hiddenfold.verif.golden.random_networks import random_model
 from hiddenfold.verif.signoff import campaign
 from hiddenfold.verif.signoff.device import ProbeDevice
 from hiddenfold.verif.signoff.layout import signed
-from hiddenfold.verif.signoff.rig import Case, Failure, Rig
+from hiddenfold.verif.signoff.rig import SETTLE, Case, Failure, Rig
 
-#: Random networks, small ones, and faults of the bench.
+#: Random networks, small ones and then as large as those of ``hiddenfold verify``, and faults.
 NETWORKS = 10
+LARGE = 6
 FAULTS = 20
 _FAULT_SEED = 7
+#: Fields that are addresses of the activation memory, besides `res`.
+_PLACES = {
+    Opcode.IMAGE: ("dst",),
+    Opcode.CONV: ("src", "dst"),
+    Opcode.POOL: ("src", "dst"),
+    Opcode.STORE: ("src",),
+    Opcode.LOAD: ("dst",),
+    Opcode.SAVE: ("src",),
+}
+#: Bytes for large networks, and for regions in places that move every address bit.
+_MEMORY = 1 << 24
+_FAR = (1 << 32) - 0x1000_0000
+_OFFSETS = (0x0555_5540, 0x2AAA_AA80)
+#: Instructions whose `offset` is that of something in a region.
+_WITH_OFFSET = (Opcode.BEGIN, Opcode.CONV, Opcode.IMAGE, Opcode.LOAD, Opcode.SAVE)
+#: Distances of the regions: begin in the middle of a page and close to its end.
+_SPREADS = (0x2AAA_B000, 0x2AAA_AFC0, 0x1555_4F00, 0x0FFF_FAC0, 0x0000_3E40, 0x0123_4540)
 _COUNTERS = ("CYCLES", "ARRAY_CYCLES", "TILE_STALLS", "DRAIN_STALLS", "BUS_STALLS")
 _PATTERNS = (0x5A5A_5A5A, 0xA5A5_A5A5, 0x0123_4567, 0xFFFF_FFFF, 0)
 
@@ -38,10 +57,11 @@ class Bench:
     target: Target
     cases: list[Case]
     networks: list[tuple[int, Model]]
+    large: list[tuple[int, Model]]
     counters: dict[tuple[int, str], int] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, networks: int = NETWORKS) -> "Bench":
+    def make(cls, networks: int = NETWORKS, large: int = LARGE) -> "Bench":
         """Compile the programs and make the networks."""
         target = Target.load(campaign.TARGET)
         limits = network_limits(target)
@@ -50,10 +70,11 @@ class Bench:
             target,
             campaign.cases(),
             [(seed, random_model(seed, small)) for seed in range(networks)],
+            [(seed, random_model(seed, limits)) for seed in range(networks, networks + large)],
         )
 
     def scenarios(
-        self, open_device: Callable[[], ProbeDevice]
+        self, open_device: Callable[..., ProbeDevice]
     ) -> Iterator[tuple[str, Callable[[], None]]]:
         """Name and function of each scenario, to be run in this order."""
         rigs = [Rig(open_device(), case) for case in self.cases]
@@ -62,6 +83,11 @@ class Bench:
         yield "registers", lambda: registers(rigs[0])
         for number in range(len(rigs)):
             yield f"program {number}", partial(exact_run, rigs[number])
+        yield "watchdogs", lambda: watchdogs(rigs[0])
+        for number in range(len(rigs)):
+            yield f"memories {number}", partial(relocated, rigs[number])
+        for number, case in enumerate(self.cases):
+            yield f"places {number}", partial(places, open_device, case)
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
@@ -69,6 +95,9 @@ class Bench:
             yield f"network {seed}", partial(self._network, accelerator, seed, model)
         for first in range(0, FAULTS, 10):
             yield f"faults {first}", partial(faults, rigs, first)
+        accelerator = Accelerator(open_device(_MEMORY))
+        for seed, model in self.large:
+            yield f"large network {seed}", partial(self._network, accelerator, seed, model)
         yield "cycle counts", lambda: self._cycle_counts(rigs)
 
     def _network(self, accelerator: Accelerator, seed: int, model: Model) -> None:
@@ -87,11 +116,11 @@ class Bench:
                     raise Failure(f"{name} of program {number} is {value}")
 
 
-def open_devices(library: Path, mutant: int) -> Callable[[], ProbeDevice]:
+def open_devices(library: Path, mutant: int) -> Callable[..., ProbeDevice]:
     """A function that opens a device with a mutant switched on from the start."""
 
-    def open_device() -> ProbeDevice:
-        device = ProbeDevice(library, memory_size=1 << 20)
+    def open_device(memory: int = 1 << 20) -> ProbeDevice:
+        device = ProbeDevice(library, memory_size=memory)
         device.select_mutant(mutant)
         device.reset()
         return device
@@ -120,15 +149,31 @@ def registers(rig: Rig) -> None:
         for shift, name in enumerate(writable):
             mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
             _expect(name, rig.read(name), (pattern ^ shift) & mask)
-    offset = regmap.REGISTERS["IMAGE"].offset
-    rig.device.write32(offset, 0x1122_3344)
-    rig.device.write_strobed(offset, 0xAABB_CCDD, 0b0101)
-    _expect("IMAGE", rig.read("IMAGE"), 0x11BB_33DD)
-    rig.device.write_strobed(offset, 0xAABB_CCDD, 0b1010)
-    _expect("IMAGE", rig.read("IMAGE"), 0xAABB_CCDD)
+        for strobe in range(16):
+            before, after = pattern, pattern ^ 0xFFFF_FFFF
+            chosen = sum(0xFF << 8 * byte for byte in range(4) if strobe >> byte & 1)
+            name = writable[strobe % len(writable)]
+            rig.write(name, before)
+            rig.device.write_strobed(regmap.REGISTERS[name].offset, after, strobe)
+            mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
+            _expect(name, rig.read(name), (before & ~chosen | after & chosen) & mask)
+    for strobe in (0b0000, 0b1100):
+        everything = regmap.CONTROL_START | regmap.CONTROL_ABORT | regmap.CONTROL_IRQ_ENABLE
+        rig.device.write_strobed(regmap.REGISTERS["CONTROL"].offset, everything, strobe)
+        _expect("CONTROL", rig.read("CONTROL"), 0)
+        _expect("STATUS", rig.read("STATUS"), 0)
     for offset in (0x44, 0x88, 0x100, 0x200, 0x400, 0x820, 0xFFC):
         rig.device.write32(offset, 0xFFFF_FFFF)
         _expect(f"reserved offset {offset:#x}", rig.device.read32(offset), 0)
+    two = [regmap.REGISTERS[name].offset for name in ("IMAGE", "OUTPUT")]
+    for number, delays in enumerate(itertools.product((0, 1, 3), repeat=3)):
+        address, data, answer = delays
+        values = [pattern ^ number for pattern in _PATTERNS[:2]]
+        rig.device.access_together(two, values, address=address, data=data, answer=answer)
+        for offsets, wanted in ((two, values), (two[::-1], values[::-1])):
+            found = rig.device.access_together(offsets, address=address, answer=answer)
+            if found != wanted:
+                raise Failure(f"registers read with delays {delays} must be {wanted}, not {found}")
     rig.write("CONTROL", regmap.CONTROL_ABORT | regmap.CONTROL_IRQ_ENABLE)
     _expect("CONTROL", rig.read("CONTROL"), regmap.CONTROL_IRQ_ENABLE)
     _expect("STATUS", rig.read("STATUS"), 0)
@@ -150,8 +195,74 @@ def exact_run(rig: Rig) -> None:
         _expect("WRITE_BYTES", rig.read("WRITE_BYTES"), program.predicted_bytes_written * images)
         if not rig.read("ARRAY_CYCLES") < rig.read("CYCLES"):
             raise Failure("ARRAY_CYCLES is not below CYCLES")
+    rig.device.write_strobed(regmap.REGISTERS["STATUS"].offset, 0xFFFF_FFFF, 0b1110)
+    _expect("STATUS", rig.read("STATUS"), regmap.STATUS_DONE)
     rig.write("STATUS", regmap.STATUS_DONE)
     _expect("STATUS", rig.read("STATUS"), 0)
+
+
+def watchdogs(rig: Rig) -> None:
+    """A little above each power of two that a run does not reach, and below the run's length."""
+    rig.device.configure(read_latency=0)
+    rig.fill()
+    rig.expect_good()
+    cycles = rig.read("CYCLES")
+    for bit in range(cycles.bit_length(), 32):
+        rig.expect_good(WATCHDOG=(1 << bit) + cycles // 2)
+    for limit in (1, cycles // 3, cycles // 2):
+        rig.start(WATCHDOG=limit)
+        ending = rig.finish()
+        if ending.code != Error.WATCHDOG or not limit <= ending.cycles < limit + SETTLE:
+            raise Failure(f"WATCHDOG {limit} ends in {ending}")
+
+
+def relocated(rig: Rig) -> None:
+    """The same program with its tensors and masks elsewhere in the chip's memories."""
+    memory, target = rig.case.program.memory, rig.case.target
+    words, cache = target.act_words, target.mask_cache // 64
+    cached = [fields for _, fields in instructions(memory) if fields["cached"]]
+    used = max((f["cache"] + -(-f["blocks"] * f["count"] // 8) for f in cached), default=0)
+    for number in range(1, 8):
+        changed = memory
+        for offset, fields in instructions(memory):
+            opcode = Opcode(fields["opcode"])
+            names = set(_PLACES.get(opcode, ()))
+            if opcode == Opcode.CONV and fields["logits"]:
+                names.remove("dst")
+            if opcode == Opcode.CONV and fields["residual"]:
+                names.add("res")
+            moved = {name: (fields[name] + number * words // 8) % words for name in names}
+            if fields["cached"]:
+                moved["cache"] = fields["cache"] + number * (cache - used) // 7
+            if moved:
+                piece = signed(memory, offset, **moved)
+                changed = changed[:offset] + piece + changed[offset + BYTES :]
+        rig.device.write_memory(rig.places["PROGRAM"][0], changed)
+        rig.expect_good()
+    rig.fill()
+
+
+def places(open_device: Callable[..., ProbeDevice], case: Case) -> None:
+    """Exact runs with regions in different places, and with parts far from their beginnings."""
+    device = open_device(_FAR)
+    for spread in _SPREADS:
+        exact_run(Rig(device, case, spread=spread))
+    rig = Rig(device, case, spread=_SPREADS[0])
+    memory, sizes = case.program.memory, {name: size for name, (_, size) in rig.places.items()}
+    for far in _OFFSETS:
+        changed, advanced = memory, False
+        for offset, fields in instructions(memory):
+            # The image pointer moves on from the place that an offset has led to.
+            image = fields["opcode"] == Opcode.IMAGE
+            if fields["opcode"] in _WITH_OFFSET and not (image and advanced):
+                piece = signed(memory, offset, offset=fields["offset"] + far)
+                changed = changed[:offset] + piece + changed[offset + BYTES :]
+            advanced |= image and bool(fields["advance"])
+        rig.device.write_memory(rig.places["PROGRAM"][0], changed)
+        rig.device.write_memory(rig.places["PROGRAM"][0] + far, memory)
+        rig.device.write_memory(rig.places["IMAGE"][0] + far, rig.packed)
+        names = ("PROGRAM", "IMAGE", "SCRATCH")
+        rig.expect_good(**{f"{name}_SIZE": sizes[name] + far for name in names})
 
 
 def _errors(rig: Rig, wrong: list[tuple[Error, int, dict[str, int]]]) -> None:
