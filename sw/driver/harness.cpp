@@ -131,6 +131,9 @@ class Device {
                 if (burst.response == kNoAnswer) burst.response = kOkay;
     }
 
+    // Cycles from the last beat of a write burst to its answer.
+    void set_write_latency(uint32_t cycles) { write_latency_ = cycles; }
+
     // The memory takes and gives nothing in cycles begin..end-1.
     void hold(uint64_t begin, uint64_t end) {
         hold_begin_ = begin;
@@ -390,7 +393,7 @@ class Device {
         const bool last = --burst.beats == 0;
         if (last != s.wlast) violate("WLAST is not at the end of the write burst");
         if (last) {
-            burst.ready = cycle_ + 4;
+            burst.ready = cycle_ + write_latency_;
             responses_.push_back(burst);
             writes_.pop_front();
         }
@@ -499,7 +502,7 @@ class Device {
 
     uint64_t base_, size_;
     uint8_t* memory_ = nullptr;
-    uint32_t latency_ = 40, interval_ = 1, stall_ = 0;
+    uint32_t latency_ = 40, write_latency_ = 4, interval_ = 1, stall_ = 0;
     uint64_t random_ = 1, cycle_ = 0;
     uint64_t free_ = 0;  // first cycle in which a beat may be transferred
     std::vector<Fault> faults_;
@@ -558,6 +561,7 @@ HF_API void hf_add_beat_fault(Device* d, uint64_t number, uint32_t response, uin
 }
 HF_API uint64_t hf_fault_address(Device* d) { return d->fault_address(); }
 HF_API void hf_hold(Device* d, uint64_t begin, uint64_t end) { d->hold(begin, end); }
+HF_API void hf_write_latency(Device* d, uint32_t cycles) { d->set_write_latency(cycles); }
 HF_API uint32_t hf_select_mutant(Device* d, uint32_t number) { return d->select_mutant(number); }
 HF_API uint32_t hf_write_coverage(Device* d, const char* path) { return d->write_coverage(path); }
 HF_API void hf_clear_faults(Device* d) { d->clear_faults(); }

@@ -32,6 +32,7 @@ class ProbeDevice(RtlDevice):
             ("hf_hold", None, handle, u64, u64),
             ("hf_select_mutant", u32, handle, u32),
             ("hf_write_coverage", u32, handle, ctypes.c_char_p),
+            ("hf_write_latency", None, handle, u32),
             ("hf_write_strobed", u32, handle, u32, u32, u32, u32),
         ):
             function = getattr(self._library, name)
@@ -54,6 +55,10 @@ class ProbeDevice(RtlDevice):
         """Let the memory take and give nothing for ``cycles`` cycles, ``after`` cycles from now."""
         begin = self.cycles + after
         self._library.hf_hold(self._open_handle(), begin, begin + cycles)
+
+    def answer_writes_after(self, cycles: int) -> None:
+        """Answer write bursts so many cycles after their last beat; 4 at the beginning."""
+        self._library.hf_write_latency(self._open_handle(), cycles)
 
     def select_mutant(self, number: int) -> None:
         """Switch to a mutant of a library that has them; 0 is the design itself."""

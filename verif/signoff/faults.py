@@ -273,19 +273,33 @@ def late_enable(rig: Rig, known: Known, rng: Random) -> str:
 
 
 def window(rig: Rig, known: Known, rng: Random) -> str:
-    """A region that is too small: WINDOW, and not a byte outside is written."""
+    """A region that is too small."""
     name = rng.choice([name for name, (_, size) in rig.places.items() if size])
+    size, step = rig.places[name][1], window_step(rig, name)
+    small_window(rig, name, size - step * rng.randrange(1, size // step + 1))
+    return f"WINDOW of {name}"
+
+
+def window_step(rig: Rig, name: str) -> int:
+    """The bytes by which a region must be smaller for something to lie outside."""
+    return {"PROGRAM": BYTES, "SCRATCH": rig.case.target.lanes}.get(name, 16)
+
+
+def small_window(rig: Rig, name: str, allowed: int) -> None:
+    """With ``allowed`` bytes of a region: WINDOW, and no burst is read or written outside."""
     at, size = rig.places[name]
-    step = {"PROGRAM": BYTES, "SCRATCH": rig.case.target.lanes}.get(name, 16)
-    allowed = size - step * rng.randrange(1, size // step + 1)
     if name == "OUTPUT":
         rig.poison()
-    before = rig.device.read_memory(at + allowed, size - allowed + _GUARD)
+    outside = at + allowed, size - allowed + _GUARD
+    before = rig.device.read_memory(*outside)
+    rig.device.watch(*outside)
     rig.expect_error(Error.WINDOW, **{f"{name}_SIZE": allowed})
-    after = rig.device.read_memory(at + allowed, size - allowed + _GUARD)
-    if not np.array_equal(before, after):
+    events = rig.device.events()
+    rig.device.watch(0, 0)
+    if events:
+        raise Failure(f"something was read outside {name}, at {events[0][0]:#x}")
+    if not np.array_equal(before, rig.device.read_memory(*outside)):
         raise Failure(f"something was written outside {name}")
-    return f"WINDOW of {name}"
 
 
 def _run_anything(rig: Rig, known: Known) -> str:

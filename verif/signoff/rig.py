@@ -25,6 +25,11 @@ from hiddenfold.verif.signoff.device import ProbeDevice
 SETTLE = 4000
 _START = regmap.CONTROL_START | regmap.CONTROL_IRQ_ENABLE
 _POISON = 0xA5
+#: Registers that count events.
+COUNTERS = (
+    *("CYCLES", "ARRAY_CYCLES", "TILE_STALLS", "DRAIN_STALLS", "BUS_STALLS"),
+    *("READ_BYTES", "WRITE_BYTES"),
+)
 
 
 class Failure(AssertionError):
@@ -78,6 +83,7 @@ class Rig:
         ):
             self.places[name] = at, size
             at += -(-size // 4096) * 4096 + spread
+        self._ended = 0
         self.limit = 4 * program.predicted_cycles * count + 20_000
 
     def read(self, name: str) -> int:
@@ -124,16 +130,20 @@ class Rig:
         passed = self.device.advance(limit, until_interrupt=True)
         if not self.device.interrupt:
             raise Hang(f"no interrupt within {limit} cycles")
-        for _ in range(SETTLE // 20):
-            if not self.read("STATUS") & regmap.STATUS_BUSY:
-                break
-            self.device.advance(20)
-        else:
-            raise Hang("BUSY does not fall after the interrupt")
+        settled = self.device.cycles + SETTLE
+        while self.read("STATUS") & regmap.STATUS_BUSY:
+            if self.device.cycles > settled:
+                raise Hang("BUSY does not fall after the interrupt")
+        # One of them at a time: the next might have settled meanwhile.
+        counter = COUNTERS[self._ended % len(COUNTERS)]
+        self._ended += 1
+        early = self.read(counter)
         code, pc, status = self.read("ERROR"), self.read("ERROR_PC"), self.read("STATUS")
         wanted = regmap.STATUS_ERROR if code else regmap.STATUS_DONE
         if status != wanted:
             raise Failure(f"STATUS is {status} at the end of a run with error {code}")
+        if self.read(counter) != early:
+            raise Failure(f"{counter} changes after BUSY has fallen")
         return Ending(code, pc, passed)
 
     def expect_good(self, **changed: int) -> None:

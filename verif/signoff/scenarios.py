@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from hiddenfold.gen.target import Target
 from hiddenfold.hw import regmap
 from hiddenfold.hw.isa import BYTES, Error, Opcode
@@ -21,6 +23,7 @@ from hiddenfold.sw.verify import check_model, network_limits
 from hiddenfold.verif.golden.random_networks import random_model
 from hiddenfold.verif.signoff import campaign
 from hiddenfold.verif.signoff.device import ProbeDevice
+from hiddenfold.verif.signoff.faults import small_window, window_step
 from hiddenfold.verif.signoff.layout import signed
 from hiddenfold.verif.signoff.rig import SETTLE, Case, Failure, Rig
 
@@ -88,6 +91,9 @@ class Bench:
             yield f"memories {number}", partial(relocated, rigs[number])
         for number, case in enumerate(self.cases):
             yield f"places {number}", partial(places, open_device, case)
+        for number, rig in enumerate(rigs):
+            yield f"windows {number}", partial(windows, rig)
+        yield "transfers", lambda: transfers(rigs[0])
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
@@ -185,16 +191,18 @@ def _expect(name: str, found: int, wanted: int) -> None:
 
 
 def exact_run(rig: Rig) -> None:
-    """Two exact runs, with and without pauses, of the bytes that were predicted."""
+    """Exact runs, with and without pauses and late answers, of the bytes that were predicted."""
     program, images = rig.case.program, len(rig.case.images)
     rig.fill()
-    for stall in (0.0, 0.5):
+    for stall, answer in ((0.0, 4), (0.5, 4), (0.0, 400)):
         rig.device.configure(stall=stall, read_latency=5, seed=3)
+        rig.device.answer_writes_after(answer)
         rig.expect_good()
         _expect("READ_BYTES", rig.read("READ_BYTES"), program.predicted_bytes_read * images)
         _expect("WRITE_BYTES", rig.read("WRITE_BYTES"), program.predicted_bytes_written * images)
         if not rig.read("ARRAY_CYCLES") < rig.read("CYCLES"):
             raise Failure("ARRAY_CYCLES is not below CYCLES")
+    rig.device.answer_writes_after(4)
     rig.device.write_strobed(regmap.REGISTERS["STATUS"].offset, 0xFFFF_FFFF, 0b1110)
     _expect("STATUS", rig.read("STATUS"), regmap.STATUS_DONE)
     rig.write("STATUS", regmap.STATUS_DONE)
@@ -245,8 +253,12 @@ def relocated(rig: Rig) -> None:
 def places(open_device: Callable[..., ProbeDevice], case: Case) -> None:
     """Exact runs with regions in different places, and with parts far from their beginnings."""
     device = open_device(_FAR)
-    for spread in _SPREADS:
-        exact_run(Rig(device, case, spread=spread))
+    for number, spread in enumerate(_SPREADS):
+        rig = Rig(device, case, spread=spread)
+        for name in ("IMAGE", "OUTPUT"):
+            at, size = rig.places[name]
+            rig.places[name] = at + 16 * number, size
+        exact_run(rig)
     rig = Rig(device, case, spread=_SPREADS[0])
     memory, sizes = case.program.memory, {name: size for name, (_, size) in rig.places.items()}
     for far in _OFFSETS:
@@ -263,6 +275,51 @@ def places(open_device: Callable[..., ProbeDevice], case: Case) -> None:
         rig.device.write_memory(rig.places["IMAGE"][0] + far, rig.packed)
         names = ("PROGRAM", "IMAGE", "SCRATCH")
         rig.expect_good(**{f"{name}_SIZE": sizes[name] + far for name in names})
+
+
+def windows(rig: Rig) -> None:
+    """Each region too small, by little and by all of it."""
+    rig.device.configure(read_latency=3)
+    for name, (_, size) in rig.places.items():
+        step = window_step(rig, name)
+        for allowed in {size - step, size // 2 // step * step, 0} if size else ():
+            rig.fill()
+            small_window(rig, name, allowed)
+    rig.fill()
+    rig.expect_good()
+
+
+def transfers(rig: Rig) -> None:
+    """All words of the activation memory, and some, through LOAD and SAVE to another place."""
+    memory, target = rig.case.program.memory, rig.case.target
+    listing = list(instructions(memory))
+    words, lanes = target.act_words, target.lanes
+    place = rig.device.memory_base + rig.device.memory_size // 2
+    data = np.random.default_rng(8).integers(0, 256, words * lanes, dtype=np.uint8)
+    rig.device.write_memory(place, data)
+    pieces = [(0, words, 0), (words // 3, words // 2 + 1, 7), (words - 1, 1, words - 1)]
+    # Those that begin close to the end of a page.
+    pieces += [(n, 40 + n, 4096 // lanes - n) for n in range(1, 18)]
+    for number, (at, count, first) in enumerate(pieces):
+        program = memory[:BYTES]
+        for fields in (
+            {"opcode": Opcode.LOAD, "dst": at, "count": count, "offset": first * lanes},
+            {"opcode": Opcode.SAVE, "src": at, "count": count, "offset": (words + first) * lanes}
+            | {"fence_loads": 1},
+        ):
+            program += signed(bytes(BYTES), 0, **fields)
+        program += memory[listing[-1][0] :][:BYTES]
+        rig.device.write_memory(place + words * lanes, np.zeros(words * lanes, np.uint8))
+        rig.device.write_memory(rig.places["PROGRAM"][0], program)
+        rig.device.configure(stall=0.3 * (number % 2), read_latency=9, seed=number)
+        rig.start(SCRATCH=place, SCRATCH_SIZE=2 * words * lanes)
+        ending = rig.finish(limit=40 * words)
+        if ending.code:
+            raise Failure(f"{count} words at {at} end in {ending}")
+        found = rig.device.read_memory(place + (words + first) * lanes, count * lanes)
+        if not np.array_equal(found, data[first * lanes :][: count * lanes]):
+            raise Failure(f"{count} words at {at} have changed on their way")
+    rig.fill()
 
 
 def _errors(rig: Rig, wrong: list[tuple[Error, int, dict[str, int]]]) -> None:
