@@ -16,6 +16,7 @@ from pathlib import Path
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
 from hiddenfold.sw.verify import check_model, network_limits
+from hiddenfold.verif.bench.case import wide_model
 from hiddenfold.verif.golden.random_networks import random_model
 from hiddenfold.verif.signoff.campaign import TARGET
 from hiddenfold.verif.signoff.coverage import load_waivers, read, tally
@@ -54,10 +55,11 @@ def collect(
     small = replace(limits, max_macs=int(limits.max_macs * size))
     accelerator = RecordingAccelerator(opened(1 << 26))
     accelerator.collector = collector
-    for number in range(seed, seed + count):
-        result = check_model(accelerator, random_model(number, small), target, number)
+    networks = [(number, random_model(number, small)) for number in range(seed, seed + count)]
+    for number, model in [*networks, (0, wide_model())]:
+        result = check_model(accelerator, model, target, number)
         if result.mismatches:
-            failures.append(f"network {number}: {result.first}")
+            failures.append(f"network {number}, {model.name}: {result.first}")
     for number, device in enumerate(devices):
         files.append(folder / f"coverage{number}.dat")
         device.write_coverage(files[-1])

@@ -20,7 +20,8 @@ from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.instructions import instructions
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.verify import check_model, network_limits
-from hiddenfold.verif.golden.random_networks import random_model
+from hiddenfold.verif.bench.case import wide_model
+from hiddenfold.verif.golden.random_networks import random_image, random_model
 from hiddenfold.verif.signoff import campaign
 from hiddenfold.verif.signoff.device import ProbeDevice
 from hiddenfold.verif.signoff.faults import small_window, window_step
@@ -61,6 +62,7 @@ class Bench:
     cases: list[Case]
     networks: list[tuple[int, Model]]
     large: list[tuple[int, Model]]
+    wide: Case
     counters: dict[tuple[int, str], int] = field(default_factory=dict)
 
     @classmethod
@@ -69,11 +71,13 @@ class Bench:
         target = Target.load(campaign.TARGET)
         limits = network_limits(target)
         small = replace(limits, max_macs=limits.max_macs // 10)
+        wide, rng = wide_model(), np.random.default_rng(9)
         return cls(
             target,
             campaign.cases(),
             [(seed, random_model(seed, small)) for seed in range(networks)],
             [(seed, random_model(seed, limits)) for seed in range(networks, networks + large)],
+            Case(wide, target, random_image(rng, *wide.image)[np.newaxis], trace=False),
         )
 
     def scenarios(
@@ -104,6 +108,7 @@ class Bench:
         accelerator = Accelerator(open_device(_MEMORY))
         for seed, model in self.large:
             yield f"large network {seed}", partial(self._network, accelerator, seed, model)
+        yield "wide network", lambda: wide_run(Rig(open_device(_MEMORY), self.wide))
         yield "cycle counts", lambda: self._cycle_counts(rigs)
 
     def _network(self, accelerator: Accelerator, seed: int, model: Model) -> None:
@@ -207,6 +212,13 @@ def exact_run(rig: Rig) -> None:
     _expect("STATUS", rig.read("STATUS"), regmap.STATUS_DONE)
     rig.write("STATUS", regmap.STATUS_DONE)
     _expect("STATUS", rig.read("STATUS"), 0)
+
+
+def wide_run(rig: Rig) -> None:
+    """A long exact run."""
+    rig.device.configure(read_latency=20)
+    rig.fill()
+    rig.expect_good()
 
 
 def watchdogs(rig: Rig) -> None:
