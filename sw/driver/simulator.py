@@ -30,8 +30,7 @@ VERILATOR_FLAGS = (
     *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--threads", "1"),
     *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--output-split", "20000"),
 )
-#: Wide enough for the widest signal: without it, wide signals are left out. So are those whose
-#: names begin with an underscore, as Verilator writes the ``$`` of nets that Amaranth has named.
+#: Wide enough for the widest signal: without it, wide signals are left out.
 COVERAGE_FLAGS = ("--coverage-line", "--coverage-toggle", "--coverage-max-width", "4096")
 FAST_FLAGS = ("-O3", "-march=native")
 #: Initialisation and Verilator's run time are not hot: time spent on optimising them is lost.

@@ -7,7 +7,8 @@ count), maps each module of the Verilog to the component that it was made from, 
 
 Amaranth's netlist has few statements. A *branch* here is an arm of an ``if`` or ``case`` of a
 process, a *line* an assignment in it; everything else is a continuous assignment of which only bits
-can be seen. So toggled bits say most: that each bit of each signal was seen to rise and to fall.
+can be seen. So toggled bits say most: that each bit of each named signal was seen to rise and to
+fall. Nets without a name, parts of expressions, are not counted.
 """
 
 import re
@@ -19,6 +20,10 @@ from pathlib import Path
 WAIVERS = Path(__file__).with_name("waivers.toml")
 #: Kinds of Verilator's points, by the first word of the page field.
 KINDS = {"v_line": "line", "v_branch": "branch", "v_toggle": "toggle"}
+#: How Verilator writes characters that C++ names cannot have.
+_ENCODED = re.compile("__0([0-9A-Fa-f]{2})")
+#: Nets that Amaranth has named: parts of expressions, all of them functions of named signals.
+_ANONYMOUS = re.compile(r"\$\d")
 _FIELD = re.compile("\x01([^\x02]+)\x02([^\x01']*)")
 
 
@@ -88,8 +93,11 @@ def read(paths: list[Path]) -> dict[Point, int]:
             fields = dict(_FIELD.findall(text))
             kind, _, module = fields["page"].partition("/")
             if kind in KINDS:
-                what = fields.get("o", "")
-                if kind != "v_toggle":
+                what = _ENCODED.sub(lambda found: chr(int(found[1], 16)), fields.get("o", ""))
+                if kind == "v_toggle":
+                    if _ANONYMOUS.match(what):
+                        continue
+                else:
                     what = f"{what} {fields.get('S') or fields['l']}:{fields.get('n', '')}"
                 counts[Point(KINDS[kind], module, what)] += int(count)
     return dict(counts)

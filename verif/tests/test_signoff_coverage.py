@@ -27,6 +27,8 @@ def test_code_coverage(tmp_path):
         "# SystemC::Coverage-3\n"
         + line("v_toggle/hiddenfold.engine.pool", "x[0]:0->1", 0)
         + line("v_toggle/hiddenfold.engine.pool", "x[1]:0->1", 2)
+        + line("v_toggle/hiddenfold.engine.pool", "__02412[3]:0->1", 0)
+        + line("v_toggle/hiddenfold.engine.pool", "o___05Fpayload__024197__02erow[1]:0->1", 1)
         + line("v_branch/hiddenfold.engine.conv.sums", "if", 0)
         + line("v_line/hiddenfold.engine.conv.sums", "block", 0)
         + line("v_user/hiddenfold", "ignored", 0)
@@ -34,7 +36,9 @@ def test_code_coverage(tmp_path):
     two.write_text(line("v_toggle/hiddenfold.engine.pool", "x[0]:0->1", 1))
     counts = read([one, two])
     assert counts[Point("toggle", "hiddenfold.engine.pool", "x[0]:0->1")] == 1
-    assert len(counts) == 4
+    # Names as in the Verilog; nets without one are left out.
+    assert counts[Point("toggle", "hiddenfold.engine.pool", "o__payload$197.row[1]:0->1")] == 1
+    assert len(counts) == 5
     good = Waiver("branch", r"hiddenfold\.engine\.conv\..*", "if .*", "because")
     idle = Waiver("toggle", ".*", "never", "because")
     components, unused = tally(counts, [good, idle])
