@@ -24,8 +24,16 @@ from hiddenfold.verif.bench.case import wide_model
 from hiddenfold.verif.golden.random_networks import random_image, random_model
 from hiddenfold.verif.signoff import campaign
 from hiddenfold.verif.signoff.device import ProbeDevice
-from hiddenfold.verif.signoff.faults import small_window, window_step
 from hiddenfold.verif.signoff.layout import signed
+from hiddenfold.verif.signoff.memories import (
+    beside,
+    exact_run,
+    expect,
+    places,
+    relocated,
+    transfers,
+    windows,
+)
 from hiddenfold.verif.signoff.rig import SETTLE, Case, Failure, Rig
 
 #: Random networks, small ones and then as large as those of ``hiddenfold verify``, and faults.
@@ -33,23 +41,8 @@ NETWORKS = 10
 LARGE = 6
 FAULTS = 20
 _FAULT_SEED = 7
-#: Fields that are addresses of the activation memory, besides `res`.
-_PLACES = {
-    Opcode.IMAGE: ("dst",),
-    Opcode.CONV: ("src", "dst"),
-    Opcode.POOL: ("src", "dst"),
-    Opcode.STORE: ("src",),
-    Opcode.LOAD: ("dst",),
-    Opcode.SAVE: ("src",),
-}
-#: Bytes for large networks, and for regions in places that move every address bit.
+#: Bytes for large networks.
 _MEMORY = 1 << 24
-_FAR = (1 << 32) - 0x1000_0000
-_OFFSETS = (0x0555_5540, 0x2AAA_AA80)
-#: Instructions whose `offset` is that of something in a region.
-_WITH_OFFSET = (Opcode.BEGIN, Opcode.CONV, Opcode.IMAGE, Opcode.LOAD, Opcode.SAVE)
-#: Distances of the regions: begin in the middle of a page and close to its end.
-_SPREADS = (0x2AAA_B000, 0x2AAA_AFC0, 0x1555_4F00, 0x0FFF_FAC0, 0x0000_3E40, 0x0123_4540)
 _COUNTERS = ("CYCLES", "ARRAY_CYCLES", "TILE_STALLS", "DRAIN_STALLS", "BUS_STALLS")
 _PATTERNS = (0x5A5A_5A5A, 0xA5A5_A5A5, 0x0123_4567, 0xFFFF_FFFF, 0)
 
@@ -98,6 +91,8 @@ class Bench:
         for number, rig in enumerate(rigs):
             yield f"windows {number}", partial(windows, rig)
         yield "transfers", lambda: transfers(rigs[0])
+        for number, case in enumerate(self.cases[:2]):
+            yield f"transfers beside program {number}", partial(beside, open_device, case)
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
@@ -150,16 +145,16 @@ def registers(rig: Rig) -> None:
         ("TARGET", rig.case.program.target_id),
         ("SHAPE", int.from_bytes(bytes(shape), "little")),
     ):
-        _expect(name, rig.read(name), value)
+        expect(name, rig.read(name), value)
     writable = [name for name, register in regmap.REGISTERS.items() if register.access == "RW"]
     for name in writable:
-        _expect(name, rig.read(name), 0)
+        expect(name, rig.read(name), 0)
     for pattern in _PATTERNS:
         for shift, name in enumerate(writable):
             rig.write(name, pattern ^ shift)
         for shift, name in enumerate(writable):
             mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
-            _expect(name, rig.read(name), (pattern ^ shift) & mask)
+            expect(name, rig.read(name), (pattern ^ shift) & mask)
         for strobe in range(16):
             before, after = pattern, pattern ^ 0xFFFF_FFFF
             chosen = sum(0xFF << 8 * byte for byte in range(4) if strobe >> byte & 1)
@@ -167,15 +162,15 @@ def registers(rig: Rig) -> None:
             rig.write(name, before)
             rig.device.write_strobed(regmap.REGISTERS[name].offset, after, strobe)
             mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
-            _expect(name, rig.read(name), (before & ~chosen | after & chosen) & mask)
+            expect(name, rig.read(name), (before & ~chosen | after & chosen) & mask)
     for strobe in (0b0000, 0b1100):
         everything = regmap.CONTROL_START | regmap.CONTROL_ABORT | regmap.CONTROL_IRQ_ENABLE
         rig.device.write_strobed(regmap.REGISTERS["CONTROL"].offset, everything, strobe)
-        _expect("CONTROL", rig.read("CONTROL"), 0)
-        _expect("STATUS", rig.read("STATUS"), 0)
+        expect("CONTROL", rig.read("CONTROL"), 0)
+        expect("STATUS", rig.read("STATUS"), 0)
     for offset in (0x44, 0x88, 0x100, 0x200, 0x400, 0x820, 0xFFC):
         rig.device.write32(offset, 0xFFFF_FFFF)
-        _expect(f"reserved offset {offset:#x}", rig.device.read32(offset), 0)
+        expect(f"reserved offset {offset:#x}", rig.device.read32(offset), 0)
     two = [regmap.REGISTERS[name].offset for name in ("IMAGE", "OUTPUT")]
     for number, delays in enumerate(itertools.product((0, 1, 3), repeat=3)):
         address, data, answer = delays
@@ -186,32 +181,8 @@ def registers(rig: Rig) -> None:
             if found != wanted:
                 raise Failure(f"registers read with delays {delays} must be {wanted}, not {found}")
     rig.write("CONTROL", regmap.CONTROL_ABORT | regmap.CONTROL_IRQ_ENABLE)
-    _expect("CONTROL", rig.read("CONTROL"), regmap.CONTROL_IRQ_ENABLE)
-    _expect("STATUS", rig.read("STATUS"), 0)
-
-
-def _expect(name: str, found: int, wanted: int) -> None:
-    if found != wanted:
-        raise Failure(f"{name} must be {wanted:#x}, not {found:#x}")
-
-
-def exact_run(rig: Rig) -> None:
-    """Exact runs, with and without pauses and late answers, of the bytes that were predicted."""
-    program, images = rig.case.program, len(rig.case.images)
-    rig.fill()
-    for stall, answer in ((0.0, 4), (0.5, 4), (0.0, 400)):
-        rig.device.configure(stall=stall, read_latency=5, seed=3)
-        rig.device.answer_writes_after(answer)
-        rig.expect_good()
-        _expect("READ_BYTES", rig.read("READ_BYTES"), program.predicted_bytes_read * images)
-        _expect("WRITE_BYTES", rig.read("WRITE_BYTES"), program.predicted_bytes_written * images)
-        if not rig.read("ARRAY_CYCLES") < rig.read("CYCLES"):
-            raise Failure("ARRAY_CYCLES is not below CYCLES")
-    rig.device.answer_writes_after(4)
-    rig.device.write_strobed(regmap.REGISTERS["STATUS"].offset, 0xFFFF_FFFF, 0b1110)
-    _expect("STATUS", rig.read("STATUS"), regmap.STATUS_DONE)
-    rig.write("STATUS", regmap.STATUS_DONE)
-    _expect("STATUS", rig.read("STATUS"), 0)
+    expect("CONTROL", rig.read("CONTROL"), regmap.CONTROL_IRQ_ENABLE)
+    expect("STATUS", rig.read("STATUS"), 0)
 
 
 def wide_run(rig: Rig) -> None:
@@ -234,104 +205,6 @@ def watchdogs(rig: Rig) -> None:
         ending = rig.finish()
         if ending.code != Error.WATCHDOG or not limit <= ending.cycles < limit + SETTLE:
             raise Failure(f"WATCHDOG {limit} ends in {ending}")
-
-
-def relocated(rig: Rig) -> None:
-    """The same program with its tensors and masks elsewhere in the chip's memories."""
-    memory, target = rig.case.program.memory, rig.case.target
-    words, cache = target.act_words, target.mask_cache // 64
-    cached = [fields for _, fields in instructions(memory) if fields["cached"]]
-    used = max((f["cache"] + -(-f["blocks"] * f["count"] // 8) for f in cached), default=0)
-    for number in range(1, 8):
-        changed = memory
-        for offset, fields in instructions(memory):
-            opcode = Opcode(fields["opcode"])
-            names = set(_PLACES.get(opcode, ()))
-            if opcode == Opcode.CONV and fields["logits"]:
-                names.remove("dst")
-            if opcode == Opcode.CONV and fields["residual"]:
-                names.add("res")
-            moved = {name: (fields[name] + number * words // 8) % words for name in names}
-            if fields["cached"]:
-                moved["cache"] = fields["cache"] + number * (cache - used) // 7
-            if moved:
-                piece = signed(memory, offset, **moved)
-                changed = changed[:offset] + piece + changed[offset + BYTES :]
-        rig.device.write_memory(rig.places["PROGRAM"][0], changed)
-        rig.expect_good()
-    rig.fill()
-
-
-def places(open_device: Callable[..., ProbeDevice], case: Case) -> None:
-    """Exact runs with regions in different places, and with parts far from their beginnings."""
-    device = open_device(_FAR)
-    for number, spread in enumerate(_SPREADS):
-        rig = Rig(device, case, spread=spread)
-        for name in ("IMAGE", "OUTPUT"):
-            at, size = rig.places[name]
-            rig.places[name] = at + 16 * number, size
-        exact_run(rig)
-    rig = Rig(device, case, spread=_SPREADS[0])
-    memory, sizes = case.program.memory, {name: size for name, (_, size) in rig.places.items()}
-    for far in _OFFSETS:
-        changed, advanced = memory, False
-        for offset, fields in instructions(memory):
-            # The image pointer moves on from the place that an offset has led to.
-            image = fields["opcode"] == Opcode.IMAGE
-            if fields["opcode"] in _WITH_OFFSET and not (image and advanced):
-                piece = signed(memory, offset, offset=fields["offset"] + far)
-                changed = changed[:offset] + piece + changed[offset + BYTES :]
-            advanced |= image and bool(fields["advance"])
-        rig.device.write_memory(rig.places["PROGRAM"][0], changed)
-        rig.device.write_memory(rig.places["PROGRAM"][0] + far, memory)
-        rig.device.write_memory(rig.places["IMAGE"][0] + far, rig.packed)
-        names = ("PROGRAM", "IMAGE", "SCRATCH")
-        rig.expect_good(**{f"{name}_SIZE": sizes[name] + far for name in names})
-
-
-def windows(rig: Rig) -> None:
-    """Each region too small, by little and by all of it."""
-    rig.device.configure(read_latency=3)
-    for name, (_, size) in rig.places.items():
-        step = window_step(rig, name)
-        for allowed in {size - step, size // 2 // step * step, 0} if size else ():
-            rig.fill()
-            small_window(rig, name, allowed)
-    rig.fill()
-    rig.expect_good()
-
-
-def transfers(rig: Rig) -> None:
-    """All words of the activation memory, and some, through LOAD and SAVE to another place."""
-    memory, target = rig.case.program.memory, rig.case.target
-    listing = list(instructions(memory))
-    words, lanes = target.act_words, target.lanes
-    place = rig.device.memory_base + rig.device.memory_size // 2
-    data = np.random.default_rng(8).integers(0, 256, words * lanes, dtype=np.uint8)
-    rig.device.write_memory(place, data)
-    pieces = [(0, words, 0), (words // 3, words // 2 + 1, 7), (words - 1, 1, words - 1)]
-    # Those that begin close to the end of a page.
-    pieces += [(n, 40 + n, 4096 // lanes - n) for n in range(1, 18)]
-    for number, (at, count, first) in enumerate(pieces):
-        program = memory[:BYTES]
-        for fields in (
-            {"opcode": Opcode.LOAD, "dst": at, "count": count, "offset": first * lanes},
-            {"opcode": Opcode.SAVE, "src": at, "count": count, "offset": (words + first) * lanes}
-            | {"fence_loads": 1},
-        ):
-            program += signed(bytes(BYTES), 0, **fields)
-        program += memory[listing[-1][0] :][:BYTES]
-        rig.device.write_memory(place + words * lanes, np.zeros(words * lanes, np.uint8))
-        rig.device.write_memory(rig.places["PROGRAM"][0], program)
-        rig.device.configure(stall=0.3 * (number % 2), read_latency=9, seed=number)
-        rig.start(SCRATCH=place, SCRATCH_SIZE=2 * words * lanes)
-        ending = rig.finish(limit=40 * words)
-        if ending.code:
-            raise Failure(f"{count} words at {at} end in {ending}")
-        found = rig.device.read_memory(place + (words + first) * lanes, count * lanes)
-        if not np.array_equal(found, data[first * lanes :][: count * lanes]):
-            raise Failure(f"{count} words at {at} have changed on their way")
-    rig.fill()
 
 
 def _errors(rig: Rig, wrong: list[tuple[Error, int, dict[str, int]]]) -> None:
