@@ -370,6 +370,7 @@ def _range(key: str, value: float, low: float, high: float) -> None:
 
 
 def one_of(key: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise `ValueError` unless the value of `key` is among those `allowed`."""
     if value not in allowed:
         names = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"Key {key!r} must be one of {names}, not {shorten(value)}")

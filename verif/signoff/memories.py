@@ -33,6 +33,7 @@ _SPREADS = (0x2AAA_B000, 0x2AAA_AFC0, 0x1555_4F00, 0x0FFF_FAC0, 0x0000_3E40, 0x0
 
 
 def expect(name: str, found: int, wanted: int) -> None:
+    """Raise :class:`.Failure` unless the register ``name`` has the value ``wanted``."""
     if found != wanted:
         raise Failure(f"{name} must be {wanted:#x}, not {found:#x}")
 
