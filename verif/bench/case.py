@@ -60,7 +60,7 @@ def small_model(seed: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Model
         masks={},
         affine=[],
     )
-    return _filled(model, rng)
+    return filled(model, rng)
 
 
 def wide_model(seed: int = 1) -> Model:
@@ -110,10 +110,10 @@ def wide_model(seed: int = 1) -> Model:
         masks={},
         affine=[],
     )
-    return _filled(model, rng)
+    return filled(model, rng)
 
 
-def _filled(model: Model, rng: np.random.Generator) -> Model:
+def filled(model: Model, rng: np.random.Generator) -> Model:
     """The model with random masks and constants that suit them."""
     model = replace(model, masks=random_masks(rng, model, 0.5))
     image = random_image(rng, *model.image)

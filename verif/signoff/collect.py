@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m hiddenfold.verif.signoff.collect``: code and functional coverage of one regression.
 
-Random networks, the scenarios of :mod:`.scenarios` and some faults run on a simulator that counts
-lines, branches and toggled bits. The networks are small, since that simulator is slow; nothing here
-is compared less exactly than elsewhere.
+Random networks, those of :mod:`.directed` and the scenarios of :mod:`.scenarios` run on a simulator
+that counts lines, branches and toggled bits. The networks are small, since that simulator is slow;
+nothing here is compared less exactly than elsewhere.
 """
 
 import argparse
@@ -13,15 +13,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
-from hiddenfold.sw.verify import check_model, network_limits
-from hiddenfold.verif.bench.case import wide_model
-from hiddenfold.verif.golden.random_networks import random_model
+from hiddenfold.sw.verify import Comparison, check_model, compare_run, network_limits
+from hiddenfold.verif.golden.model import Golden
+from hiddenfold.verif.golden.random_networks import random_image, random_model
 from hiddenfold.verif.signoff.campaign import TARGET
 from hiddenfold.verif.signoff.coverage import load_waivers, read, tally
 from hiddenfold.verif.signoff.device import ProbeDevice
+from hiddenfold.verif.signoff.directed import Directed, directed
 from hiddenfold.verif.signoff.functional import Collector, RecordingAccelerator, all_bins
+from hiddenfold.verif.signoff.nets import Nets
 from hiddenfold.verif.signoff.scenarios import Bench
 
 _EMPTY = r"if (\$unused ) begin end"
@@ -55,16 +60,29 @@ def collect(
     small = replace(limits, max_macs=int(limits.max_macs * size))
     accelerator = RecordingAccelerator(opened(1 << 26))
     accelerator.collector = collector
-    networks = [(number, random_model(number, small)) for number in range(seed, seed + count)]
-    for number, model in [*networks, (0, wide_model())]:
-        result = check_model(accelerator, model, target, number)
-        if result.mismatches:
-            failures.append(f"network {number}, {model.name}: {result.first}")
+    for number in range(seed, seed + count):
+        result = check_model(accelerator, random_model(number, small), target, number)
+        failures += [f"network {number}: {result.first}"] * result.mismatches
+    for case in directed():
+        result = check_directed(accelerator, case)
+        failures += [f"network {case.model.name}: {result.first}"] * result.mismatches
     for number, device in enumerate(devices):
         files.append(folder / f"coverage{number}.dat")
         device.write_coverage(files[-1])
         device.close()
     return collector, files, failures
+
+
+def check_directed(accelerator: RecordingAccelerator, case: Directed) -> Comparison:
+    """Run a directed network, traced and not, without pauses of the memory, and compare."""
+    target, rng, result = accelerator.collector.target, np.random.default_rng(4), Comparison()
+    images = np.stack([random_image(rng, *case.model.image) for _ in range(case.count)])
+    golden = Golden(case.model).trace(images)
+    accelerator.device.configure()
+    for trace in (True, False):
+        program = compile_model(case.model, target, trace=trace, **case.options)
+        compare_run(accelerator, program, images, golden, result)
+    return result
 
 
 def annotated(verilog: Path, folder: Path) -> Path:
@@ -87,8 +105,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("out/signoff"))
     arguments = parser.parse_args()
     target, began = Target.load(TARGET), time.monotonic()
+    verilog = annotated(target_verilog(target, print), arguments.folder / "coverage")
     library = simulator_library(
-        annotated(target_verilog(target, print), arguments.folder / "coverage"),
+        verilog,
         bus_bits=target.bus_bits,
         trace=False,
         log=print,
@@ -98,7 +117,8 @@ def main() -> int:
     collector, files, failures = collect(
         library, arguments.folder / "coverage", seed=arguments.seed, count=arguments.count
     )
-    components, unused = tally(read(files), load_waivers())
+    counts, uncounted = Nets.of(verilog).merged(read(files))
+    components, unused = tally(counts, load_waivers())
     bins = all_bins(target)
     data = {
         "seed": arguments.seed,
@@ -122,6 +142,7 @@ def main() -> int:
             for name, kinds in sorted(components.items())
         },
         "unused_waivers": [vars(waiver) for waiver in unused],
+        "constant_or_unread": uncounted,
     }
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "coverage.json").write_text(json.dumps(data, indent=1), encoding="utf-8")

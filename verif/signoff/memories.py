@@ -28,6 +28,8 @@ _FAR = (1 << 32) - 0x1000_0000
 _OFFSETS = (0x0555_5540, 0x2AAA_AA80)
 #: Instructions whose `offset` is that of something in a region.
 _WITH_OFFSET = (Opcode.BEGIN, Opcode.CONV, Opcode.IMAGE, Opcode.LOAD, Opcode.SAVE)
+#: Places for SCRATCH: each address bit has both values. The last one ends at the last address.
+_SCRATCHES = (0x2AAA_A800, 0x5555_5400, 0x9999_9980, 0xE666_6660, 0xFFFC_0000)
 #: Distances of the regions: begin in the middle of a page and close to its end.
 _SPREADS = (0x2AAA_B000, 0x2AAA_AFC0, 0x1555_4F00, 0x0FFF_FAC0, 0x0000_3E40, 0x0123_4540)
 
@@ -122,12 +124,11 @@ def windows(rig: Rig) -> None:
     rig.expect_good()
 
 
-def transfers(rig: Rig) -> None:
+def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
     """All words of the activation memory, and some, through LOAD and SAVE to another place."""
-    words, lanes = rig.case.target.act_words, rig.case.target.lanes
-    half = rig.device.memory_size // 2
+    words, lanes = case.target.act_words, case.target.lanes
+    rig = Rig(open_device(_FAR), case)
     data = np.random.default_rng(8).integers(0, 256, words * lanes, dtype=np.uint8)
-    rig.device.write_memory(rig.device.memory_base + half, data)
     third = words // 3
     moves = [
         # First word on chip, number of words, first word outside; several wait for each other.
@@ -135,6 +136,7 @@ def transfers(rig: Rig) -> None:
         [(0, third, 0), (third, third + 1, third), (2 * third + 1, third - 1, 2 * third + 1)],
         [(third, words // 2 + 1, 7)],
         [(words - 1, 1, words - 1), (0, 1, 0), (5, 2, 99)],
+        [(100 * n, n + 1, 64 * n) for n in (3, 5, 6)],
         # Begin close to the end of a page.
         *([(n, 40 + n, 4096 // lanes - n)] for n in range(1, 18)),
     ]
@@ -148,21 +150,46 @@ def transfers(rig: Rig) -> None:
             for at, count, first in pieces
         ]
         transfer[len(pieces)]["fence_loads"] = 1
-        _run_transfers(rig, [listing[0], *transfer, listing[-1]], 2 * words)
+        scratch = _SCRATCHES[number % len(_SCRATCHES)]
+        rig.device.write_memory(scratch, data)
+        _run_transfers(rig, [listing[0], *transfer, listing[-1]], 2 * words, scratch)
         for _, count, first in pieces:
-            _expect_words(rig, data[first * lanes :][: count * lanes], words + first)
-    rig.device.answer_writes_after(4)
-    rig.fill()
+            _expect_words(rig, data[first * lanes :][: count * lanes], scratch, words + first)
 
 
-def beside(open_device: Callable[..., ProbeDevice], case: Case) -> None:
-    """A LOAD of many words beside each instruction of a program that does not spill."""
+def writes(open_device: Callable[..., ProbeDevice], case: Case) -> None:
+    """A STORE and a SAVE at the same time, with as many bursts unanswered as there may be."""
+    words, lanes = case.target.act_words, case.target.lanes
+    rig = Rig(open_device(_FAR), case)
+    data = np.random.default_rng(7).integers(0, 256, words * lanes, dtype=np.uint8)
+    begin, *_, end = (fields for _, fields in instructions(case.program.memory))
+    parts = [
+        {"opcode": Opcode.LOAD, "dst": 0, "count": words},
+        {"opcode": Opcode.SAVE, "src": 0, "count": words, "offset": words * lanes},
+        {"opcode": Opcode.STORE, "src": 0, "count": words},
+    ]
+    for part in parts[1:]:
+        part["fence_loads"] = 1
+    for number, answer in enumerate((4, 1500)):
+        rig.device.configure(read_latency=9)
+        rig.device.answer_writes_after(answer)
+        scratch, output = _SCRATCHES[number], _SCRATCHES[number + 1]
+        rig.device.write_memory(scratch, data)
+        output_window = {"OUTPUT": output, "OUTPUT_SIZE": len(data)}
+        _run_transfers(rig, [begin, *parts, end], 2 * words, scratch, **output_window)
+        _expect_words(rig, data, scratch, words)
+        _expect_words(rig, data, output, 0)
+
+
+def beside(open_device: Callable[..., ProbeDevice], case: Case, at: int = 200) -> None:
+    """A LOAD of many words, to ``at``, beside each instruction of a program that does not spill."""
     rig, far = Rig(open_device(), case, spread=0x1_0000), 0x8000
     rig.fill()
     rig.device.write_memory(rig.places["PROGRAM"][0] + far, case.program.memory)
-    at, count = 200, 1700
+    count = 1700
     data = np.random.default_rng(9).integers(0, 256, count * case.target.lanes, dtype=np.uint8)
-    rig.device.write_memory(rig.device.memory_base + rig.device.memory_size // 2, data)
+    scratch = rig.device.memory_base + rig.device.memory_size // 2
+    rig.device.write_memory(scratch, data)
     load = {"opcode": Opcode.LOAD, "dst": at, "count": count}
     save = {"opcode": Opcode.SAVE, "src": at, "count": count, "fence_loads": 1}
     save["offset"] = count * case.target.lanes
@@ -172,34 +199,31 @@ def beside(open_device: Callable[..., ProbeDevice], case: Case) -> None:
         else fields
         for _, fields in instructions(case.program.memory)
     ]
+    size = rig.places["PROGRAM"][1] + far
     for number in range(1, len(listing)):
         rig.device.configure(stall=0.2 * (number % 2), read_latency=number, seed=number)
         rig.poison()
         program = [*listing[:number], load, *listing[number:-1], save, listing[-1]]
-        _run_transfers(rig, program, 2 * count, far)
+        _run_transfers(rig, program, 2 * count, scratch, PROGRAM_SIZE=size)
         rig.compare()
-        _expect_words(rig, data, count)
+        _expect_words(rig, data, scratch, count)
 
 
-def _run_transfers(rig: Rig, program: list[dict], words: int, far: int = 0) -> None:
-    """A good run of instructions with so many words of SCRATCH, in the second half of memory."""
+def _run_transfers(
+    rig: Rig, program: list[dict], words: int, scratch: int, **registers: int
+) -> None:
+    """A good run of instructions with so many words of SCRATCH at address ``scratch``."""
     code = b"".join(signed(bytes(BYTES), 0, **fields) for fields in program)
     rig.device.write_memory(rig.places["PROGRAM"][0], code)
-    half = rig.device.memory_size // 2
-    scratch = rig.device.memory_base + half, words * rig.case.target.lanes
-    rig.start(
-        SCRATCH=scratch[0],
-        SCRATCH_SIZE=scratch[1],
-        PROGRAM_SIZE=rig.places["PROGRAM"][1] + far,
-    )
+    rig.start(SCRATCH=scratch, SCRATCH_SIZE=words * rig.case.target.lanes, **registers)
     ending = rig.finish(limit=rig.limit + 40 * words)
     if ending.code:
         raise Failure(f"transfers end in {ending}")
 
 
-def _expect_words(rig: Rig, data: NDArray[np.uint8], first: int) -> None:
-    """The words of SCRATCH from ``first`` on must be ``data``."""
-    at = rig.device.memory_base + rig.device.memory_size // 2 + first * rig.case.target.lanes
+def _expect_words(rig: Rig, data: NDArray[np.uint8], address: int, first: int) -> None:
+    """The words at ``address`` from number ``first`` on must be ``data``; they become zeros."""
+    at = address + first * rig.case.target.lanes
     found = rig.device.read_memory(at, len(data))
     if not np.array_equal(found, data):
         (wrong,) = np.nonzero(found != data)

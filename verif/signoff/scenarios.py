@@ -20,10 +20,10 @@ from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.instructions import instructions
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.verify import check_model, network_limits
-from hiddenfold.verif.bench.case import wide_model
 from hiddenfold.verif.golden.random_networks import random_image, random_model
 from hiddenfold.verif.signoff import campaign
 from hiddenfold.verif.signoff.device import ProbeDevice
+from hiddenfold.verif.signoff.directed import directed, wide_image_model
 from hiddenfold.verif.signoff.layout import signed
 from hiddenfold.verif.signoff.memories import (
     beside,
@@ -33,6 +33,7 @@ from hiddenfold.verif.signoff.memories import (
     relocated,
     transfers,
     windows,
+    writes,
 )
 from hiddenfold.verif.signoff.rig import SETTLE, Case, Failure, Rig
 
@@ -55,7 +56,8 @@ class Bench:
     cases: list[Case]
     networks: list[tuple[int, Model]]
     large: list[tuple[int, Model]]
-    wide: Case
+    wide_image: Case
+    directed: list[Case]
     counters: dict[tuple[int, str], int] = field(default_factory=dict)
 
     @classmethod
@@ -64,13 +66,19 @@ class Bench:
         target = Target.load(campaign.TARGET)
         limits = network_limits(target)
         small = replace(limits, max_macs=limits.max_macs // 10)
-        wide, rng = wide_model(), np.random.default_rng(9)
+        rng = np.random.default_rng(9)
+
+        def case(model: Model, images: int = 1, **options: int) -> Case:
+            pictures = [random_image(rng, *model.image) for _ in range(images)]
+            return Case(model, target, np.stack(pictures), trace=False, **options)
+
         return cls(
             target,
             campaign.cases(),
             [(seed, random_model(seed, small)) for seed in range(networks)],
             [(seed, random_model(seed, limits)) for seed in range(networks, networks + large)],
-            Case(wide, target, random_image(rng, *wide.image)[np.newaxis], trace=False),
+            case(wide_image_model()),
+            [case(one.model, one.count, **one.options) for one in directed()],
         )
 
     def scenarios(
@@ -90,9 +98,12 @@ class Bench:
             yield f"places {number}", partial(places, open_device, case)
         for number, rig in enumerate(rigs):
             yield f"windows {number}", partial(windows, rig)
-        yield "transfers", lambda: transfers(rigs[0])
+        yield "transfers", lambda: transfers(open_device, self.cases[0])
+        yield "writes", lambda: writes(open_device, self.cases[0])
         for number, case in enumerate(self.cases[:2]):
             yield f"transfers beside program {number}", partial(beside, open_device, case)
+        top = self.target.act_words // 2
+        yield "transfers beside a wide image", lambda: beside(open_device, self.wide_image, top)
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
@@ -103,7 +114,8 @@ class Bench:
         accelerator = Accelerator(open_device(_MEMORY))
         for seed, model in self.large:
             yield f"large network {seed}", partial(self._network, accelerator, seed, model)
-        yield "wide network", lambda: wide_run(Rig(open_device(_MEMORY), self.wide))
+        for case in self.directed:
+            yield case.program.model, partial(long_run, Rig(open_device(_MEMORY), case))
         yield "cycle counts", lambda: self._cycle_counts(rigs)
 
     def _network(self, accelerator: Accelerator, seed: int, model: Model) -> None:
@@ -185,7 +197,7 @@ def registers(rig: Rig) -> None:
     expect("STATUS", rig.read("STATUS"), 0)
 
 
-def wide_run(rig: Rig) -> None:
+def long_run(rig: Rig) -> None:
     """A long exact run."""
     rig.device.configure(read_latency=20)
     rig.fill()
@@ -275,7 +287,7 @@ def illegal_programs(rig: Rig) -> None:
               (last, words, outside)),
             *((window, pool_at, {name: n}) for name in ("src", "dst") for n in
               (last, words, outside)),
-            (window, conv_at, {"residual": 1, "res": words}),
+            *((window, conv_at, {"residual": 1, "res": n}) for n in (last, words, outside)),
             (window, conv_at, {"offset": len(rig.case.program.memory)}),
             (window, conv_at, {"offset": 1 << 31}),
         ],

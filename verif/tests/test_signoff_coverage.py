@@ -11,7 +11,9 @@ from hiddenfold.gen.target import Target
 from hiddenfold.verif.bench.case import HEIGHT, WIDTH, small_model
 from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.signoff.coverage import Point, Waiver, component, load_waivers, read, tally
+from hiddenfold.verif.signoff.directed import directed
 from hiddenfold.verif.signoff.functional import Collector, all_bins
+from hiddenfold.verif.signoff.nets import Nets
 
 TARGET = Target.load("sim-tiny")
 
@@ -47,6 +49,69 @@ def test_code_coverage(tmp_path):
     branch, block = components["conv.sums"]["branch"], components["conv.sums"]["line"]
     assert (branch.total, branch.waived, branch.missed) == (0, 1, [])
     assert (block.total, block.share, len(block.missed)) == (1, 0, 1)
+
+
+DESIGN = """
+module part(input clk, input [1:0] data, output reg [1:0] held, output unread);
+  wire same = data[0];
+  reg [3:0] store[0:1];
+  assign unread = data[0] & data[1];
+  always @(posedge clk) held <= {1'b0, same};
+endmodule
+module hiddenfold(input clk, input [1:0] word, output [1:0] result);
+  part unit(.clk(clk), .data(word), .held(result), .unread());
+endmodule
+"""
+
+
+def test_each_net_counts_once(tmp_path):
+    (tmp_path / "design.v").write_text(DESIGN)
+    rise = {
+        Point("toggle", module, f"{what}:0->1"): count
+        for module, what, count in (
+            ("hiddenfold", "word[0]", 0),
+            ("hiddenfold.unit", "data[0]", 0),
+            ("hiddenfold.unit", "same", 3),
+            ("hiddenfold", "result[0]", 0),
+            ("hiddenfold.unit", "held[0]", 0),
+            # A constant, one that nothing reads, and an element of a memory.
+            ("hiddenfold", "result[1]", 0),
+            ("hiddenfold.unit", "unread", 1),
+            ("hiddenfold.unit", "store[1][2]", 1),
+        )
+    }
+    branch = Point("branch", "hiddenfold.unit", "if 3:1")
+    counts, uncounted = Nets.of(tmp_path / "design.v").merged(rise | {branch: 0})
+    assert counts == {
+        Point("toggle", "hiddenfold", "word[0]:0->1"): 3,
+        Point("toggle", "hiddenfold", "result[0]:0->1"): 0,
+        branch: 0,
+    }
+    assert uncounted == 2
+
+
+def test_directed_networks_fill_bins_that_nothing_else_would():
+    seen = []
+    for case in directed():
+        collector = Collector(TARGET)
+        program = compile_model(case.model, TARGET, **case.options)
+        images = np.zeros((case.count, *case.model.image, 3), np.uint8)
+        result = SimpleNamespace(traces=None, logits=Golden(case.model).trace(images)[-1].values)
+        collector.run(program, case.count, result, {})
+        seen.append(set(collector.counts))
+    everything = set().union(*seen)
+    for expected in (
+        ("conv: kernel, folding, passes", "7, later iteration, 4"),
+        ("conv: kernel, stride, passes", "5, 2, 3"),
+        ("conv: folding, cache", "later iteration, not cached, several pixel tiles"),
+        ("conv: folding, cache", "outside loops, cached, one pixel tile"),
+        ("conv: masks, cache", "1 of 8, cached"),
+        ("conv: last group of maps", "short"),
+        ("conv: kernel, rows above", "7, 1"),
+        ("fence: kind, limit", "saves, 3"),
+        ("image: width", "largest"),
+    ):
+        assert expected in everything & set(all_bins(TARGET)), expected
 
 
 @pytest.mark.parametrize(
