@@ -58,11 +58,13 @@ def collect(
             failures.append(f"{name}: {error}")
     limits = network_limits(target)
     small = replace(limits, max_macs=int(limits.max_macs * size))
-    accelerator = RecordingAccelerator(opened(1 << 26))
+    probe = opened(1 << 26)
+    accelerator = RecordingAccelerator(probe)
     accelerator.collector = collector
     for number in range(seed, seed + count):
         result = check_model(accelerator, random_model(number, small), target, number)
         failures += [f"network {number}: {result.first}"] * result.mismatches
+    probe.configure()
     for case in directed():
         result = check_directed(accelerator, case)
         failures += [f"network {case.model.name}: {result.first}"] * result.mismatches
@@ -74,11 +76,10 @@ def collect(
 
 
 def check_directed(accelerator: RecordingAccelerator, case: Directed) -> Comparison:
-    """Run a directed network, traced and not, without pauses of the memory, and compare."""
+    """Run a directed network, traced and not, and compare."""
     target, rng, result = accelerator.collector.target, np.random.default_rng(4), Comparison()
     images = np.stack([random_image(rng, *case.model.image) for _ in range(case.count)])
     golden = Golden(case.model).trace(images)
-    accelerator.device.configure()
     for trace in (True, False):
         program = compile_model(case.model, target, trace=trace, **case.options)
         compare_run(accelerator, program, images, golden, result)

@@ -23,7 +23,7 @@ class Directed:
     """A model, how it is compiled, and how many images at least run through it."""
 
     model: Model
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     images: int = 1
 
     @property
@@ -85,11 +85,11 @@ def _model(
     Of `parts`, a dict is a convolution, a pair of a number and dicts is a loop; anything else is an
     operation. The last tensor goes to the classifier.
     """
-    rng, streams = np.random.default_rng(3), 0
+    rng, streams, last = np.random.default_rng(3), 0, ""
 
     def conv(fields: dict[str, Any]) -> Conv:
-        nonlocal streams
-        streams += 1
+        nonlocal streams, last
+        streams, last = streams + 1, fields["output"]
         return Conv(name=f"conv{streams}", stream=streams - 1, **{"bits": bits} | fields)
 
     ops: list[Operation] = [Unfold(name="unfold", output="u", kernel=stem)]
@@ -101,8 +101,8 @@ def _model(
             ops.append(Loop(count=count, body=tuple(conv(fields) for fields in body)))
         else:
             ops.append(part)
-    last = ops[-1].body[-1] if isinstance(ops[-1], Loop) else ops[-1]
-    ops.append(Classifier(name="classifier", input=last.output, stream=streams))
+            last = part.output
+    ops.append(Classifier(name="classifier", input=last, stream=streams))
     model = Model(
         name=name,
         dataset="random",

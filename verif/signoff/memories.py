@@ -117,7 +117,9 @@ def windows(rig: Rig) -> None:
     rig.device.configure(read_latency=3)
     for name, (_, size) in rig.places.items():
         step = window_step(rig, name)
-        for allowed in {size - step, size // 2 // step * step, 0} if size else ():
+        exact = (1, 2, 4) if name in ("OUTPUT", "SCRATCH") else ()
+        short = {size - few for few in (step, 2 * step, 3 * step, *exact)}
+        for allowed in {*short, size // 2 // step * step, 0} if size else ():
             rig.fill()
             small_window(rig, name, allowed)
     rig.fill()

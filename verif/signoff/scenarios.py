@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Bench:
         small = replace(limits, max_macs=limits.max_macs // 10)
         rng = np.random.default_rng(9)
 
-        def case(model: Model, images: int = 1, **options: int) -> Case:
+        def case(model: Model, images: int = 1, **options: Any) -> Case:
             pictures = [random_image(rng, *model.image) for _ in range(images)]
             return Case(model, target, np.stack(pictures), trace=False, **options)
 
