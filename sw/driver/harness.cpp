@@ -459,6 +459,8 @@ class Device {
         if (1u << size != kBusBytes)
             violate(std::string("the ") + what + " burst does not use the whole bus");
         const uint64_t first = address & ~uint64_t(kBusBytes - 1);
+        if (address != first)
+            violate(std::string("the ") + what + " burst begins within a beat");
         if (first >> 12 != (first + uint64_t(length) * kBusBytes) >> 12)
             violate(std::string("the ") + what + " burst crosses a 4 KiB boundary");
     }

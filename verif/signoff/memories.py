@@ -118,7 +118,7 @@ def windows(rig: Rig) -> None:
     for name, (_, size) in rig.places.items():
         step = window_step(rig, name)
         exact = (1, 2, 4) if name in ("OUTPUT", "SCRATCH") else ()
-        short = {size - few for few in (step, 2 * step, 3 * step, *exact)}
+        short = {max(0, size - few) for few in (step, 2 * step, 3 * step, *exact)}
         for allowed in {*short, size // 2 // step * step, 0} if size else ():
             rig.fill()
             small_window(rig, name, allowed)

@@ -298,7 +298,7 @@ def illegal_programs(rig: Rig) -> None:
 def illegal_transfers(rig: Rig) -> None:
     """LOAD and SAVE outside their windows or with senseless fields; stores of nothing."""
     listing = list(instructions(rig.case.program.memory))
-    last = rig.case.target.act_words - 1
+    last, scratch = rig.case.target.act_words - 1, rig.case.program.scratch_bytes
     wrong: list[tuple[Error, int, dict[str, int]]] = []
     for opcode, place in ((Opcode.LOAD, "dst"), (Opcode.SAVE, "src")):
         offset, fields = next(item for item in listing if item[1]["opcode"] == opcode)
@@ -306,11 +306,12 @@ def illegal_transfers(rig: Rig) -> None:
             (Error.FIELD, offset, {"count": 0}),
             (Error.FIELD, offset, {"count": 1 << 31}),
             *((Error.FIELD, offset, {"offset": fields["offset"] + n}) for n in (1, 2, 4, 8)),
-            (Error.WINDOW, offset, {"offset": rig.case.program.scratch_bytes}),
-            (Error.WINDOW, offset, {"offset": (1 << 32) - rig.case.target.lanes}),
+            *((Error.WINDOW, offset, {"offset": n}) for n in
+              (scratch, (1 << 32) - rig.case.target.lanes,
+               *(1 << bit for bit in range(scratch.bit_length(), 32)))),
             (Error.WINDOW, offset, {place: last, "count": 2}),
             (Error.WINDOW, offset, {place: last + 1}),
-        ]
+        ]  # fmt: skip
     store, _ = next(item for item in listing if item[1]["opcode"] == Opcode.STORE)
     wrong += [
         (Error.FIELD, store, {"count": 0}),
