@@ -48,6 +48,8 @@ def directed() -> list[Directed]:
         Directed(_model("long", (1024, 1), [_conv("u", "x", 7), _conv("x", "x", 7, residual="x")])),
         Directed(_model("one pixel", (1, 1), [_conv("u", "x", 4096), _conv("x", "y", 9)], 1020)),
         Directed(_model("many", (1, 1), [_conv("u", "x", 3)]), images=300),
+        Directed(_model("batch", (1, 1), [_conv("u", "x", 3)]), {"batch": 255}),
+        Directed(_model("turns", (1, 1), [_conv("u", "x", 3), (255, [_conv("x", "x", 3)])])),
         # Many SAVEs on their way while an instruction waits for one.
         Directed(random_model(1265, _limits()), {"batch": 3, "act_words": 256}),
         Directed(wide_model()),

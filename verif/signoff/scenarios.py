@@ -105,6 +105,7 @@ class Bench:
             yield f"transfers beside program {number}", partial(beside, open_device, case)
         top = self.target.act_words // 2
         yield "transfers beside a wide image", lambda: beside(open_device, self.wide_image, top)
+        yield "long program", lambda: long_program(open_device, self.cases[0])
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
@@ -203,6 +204,22 @@ def long_run(rig: Rig) -> None:
     rig.device.configure(read_latency=20)
     rig.fill()
     rig.expect_good()
+
+
+def long_program(open_device: Callable[..., ProbeDevice], case: Case) -> None:
+    """Thousands of copies of an instruction, and an illegal one behind them."""
+    rig = Rig(open_device(_MEMORY), case, spread=_MEMORY // 8)
+    begin, *_ = listing = [fields for _, fields in instructions(rig.case.program.memory)]
+    pool = next(fields for fields in listing if fields["opcode"] == Opcode.POOL)
+    one = dict.fromkeys(("kernel", "stride", "in_h", "in_w", "out_h", "out_w", "in_words"), 1)
+    copies = 4200
+    parts = (begin, {**pool, **one, "top": 0}, {"opcode": Opcode.ENDLOOP})
+    first, copy, last = (signed(bytes(BYTES), 0, **fields) for fields in parts)
+    program = first + copies * copy + last
+    rig.device.configure(read_latency=0)
+    rig.device.write_memory(rig.places["PROGRAM"][0], program)
+    rig.limit = 100 * copies
+    rig.expect_error(Error.LOOP, BYTES * (copies + 1), PROGRAM_SIZE=len(program))
 
 
 def watchdogs(rig: Rig) -> None:
