@@ -254,7 +254,8 @@ def _errors(rig: Rig, wrong: list[tuple[Error, int, dict[str, int]]]) -> None:
 
 def illegal_programs(rig: Rig) -> None:
     """Signed instructions that make no sense are refused with their own codes."""
-    listing = list(instructions(rig.case.program.memory))
+    memory = rig.case.program.memory
+    listing = list(instructions(memory))
     at = {fields["opcode"]: (offset, fields) for offset, fields in reversed(listing)}
     conv_at, conv = at[Opcode.CONV]
     image_at, image = at[Opcode.IMAGE]
@@ -265,6 +266,11 @@ def illegal_programs(rig: Rig) -> None:
     words = rig.case.target.act_words
     last, outside = words - 1, 1 << 23
     field, window = Error.FIELD, Error.WINDOW
+
+    def far(size: int) -> list[int]:
+        """Offsets from the end of a region on."""
+        return [-(-size // BYTES) * BYTES, *(1 << bit for bit in range(size.bit_length(), 32))]
+
     _errors(
         rig,
         [
@@ -306,10 +312,15 @@ def illegal_programs(rig: Rig) -> None:
             *((window, pool_at, {name: n}) for name in ("src", "dst") for n in
               (last, words, outside)),
             *((window, conv_at, {"residual": 1, "res": n}) for n in (last, words, outside)),
-            (window, conv_at, {"offset": len(rig.case.program.memory)}),
-            (window, conv_at, {"offset": 1 << 31}),
+            *((window, conv_at, {"offset": n}) for n in far(len(memory))),
+            *((window, image_at, {"offset": n}) for n in far(len(rig.packed))),
         ],
     )  # fmt: skip
+    # Constants are asked for at once, and missed by the first convolution.
+    for offset in far(len(memory)):
+        rig.device.write_memory(rig.places["PROGRAM"][0], signed(memory, 0, offset=offset))
+        rig.expect_error(window, conv_at)
+    rig.fill()
 
 
 def illegal_transfers(rig: Rig) -> None:
