@@ -29,6 +29,8 @@ from hiddenfold.verif.signoff.functional import Collector, RecordingAccelerator,
 from hiddenfold.verif.signoff.nets import Nets
 from hiddenfold.verif.signoff.scenarios import Bench
 
+_FAULTS = 200
+_FEW_CYCLES = 60_000
 _EMPTY = r"if (\$unused ) begin end"
 
 
@@ -50,7 +52,7 @@ def collect(
         devices.append(ProbeDevice(library, memory_size=memory))
         return devices[-1]
 
-    bench = Bench.make(networks=0, large=0)
+    bench = Bench.make(networks=0, large=0, faults=_FAULTS)
     for name, scenario in bench.scenarios(opened):
         try:
             scenario()
@@ -64,9 +66,8 @@ def collect(
     for number in range(seed, seed + count):
         result = check_model(accelerator, random_model(number, small), target, number)
         failures += [f"network {number}: {result.first}"] * result.mismatches
-    probe.configure()
     for case in directed():
-        result = check_directed(accelerator, case)
+        result = check_directed(accelerator, probe, case)
         failures += [f"network {case.model.name}: {result.first}"] * result.mismatches
     for number, device in enumerate(devices):
         files.append(folder / f"coverage{number}.dat")
@@ -75,13 +76,17 @@ def collect(
     return collector, files, failures
 
 
-def check_directed(accelerator: RecordingAccelerator, case: Directed) -> Comparison:
-    """Run a directed network, traced and not, and compare."""
+def check_directed(
+    accelerator: RecordingAccelerator, device: ProbeDevice, case: Directed
+) -> Comparison:
+    """Run a directed network, traced, and not traced with many pauses if it is small; compare."""
     target, rng, result = accelerator.collector.target, np.random.default_rng(4), Comparison()
     images = np.stack([random_image(rng, *case.model.image) for _ in range(case.count)])
     golden = Golden(case.model).trace(images)
     for trace in (True, False):
         program = compile_model(case.model, target, trace=trace, **case.options)
+        pauses = not trace and program.predicted_cycles * case.count < _FEW_CYCLES
+        device.configure(stall=0.9 if pauses else 0.0)
         compare_run(accelerator, program, images, golden, result)
     return result
 

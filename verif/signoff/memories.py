@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenarios that move programs, tensors, masks and transfers through all of the memories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hiddenfold.hw import regmap
-from hiddenfold.hw.isa import BYTES, Opcode
+from hiddenfold.hw.isa import BYTES, Error, Opcode
 from hiddenfold.sw.instructions import instructions
 from hiddenfold.verif.signoff.device import ProbeDevice
 from hiddenfold.verif.signoff.faults import small_window, window_step
@@ -126,6 +126,21 @@ def windows(rig: Rig) -> None:
     rig.expect_good()
 
 
+def beyond(open_device: Callable[..., ProbeDevice], case: Case) -> None:
+    """Each region in turn reaches past the last address, by little."""
+    device = open_device(_FAR)
+    rig = Rig(device, case)
+    device.configure(read_latency=3)
+    for name, (at, size) in rig.places.items():
+        rig.fill()
+        inside = (size - 1) // BYTES * BYTES
+        if inside > 0:
+            place = (1 << 32) - inside
+            device.write_memory(place, device.read_memory(at, inside))
+            rig.expect_error(Error.WINDOW, **{name: place})
+            rig.expect_good()
+
+
 def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
     """All words of the activation memory, and some, through LOAD and SAVE to another place."""
     words, lanes = case.target.act_words, case.target.lanes
@@ -138,7 +153,9 @@ def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
         [(0, third, 0), (third, third + 1, third), (2 * third + 1, third - 1, 2 * third + 1)],
         [(third, words // 2 + 1, 7)],
         [(words - 1, 1, words - 1), (0, 1, 0), (5, 2, 99)],
-        [(100 * n, n + 1, 64 * n) for n in (3, 5, 6)],
+        # More than there is room for.
+        [(100 * n, n + 1, 64 * n) for n in range(6)],
+        *_triples(words),
         # Begin close to the end of a page.
         *([(n, 40 + n, 4096 // lanes - n)] for n in range(1, 18)),
     ]
@@ -157,6 +174,16 @@ def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
         _run_transfers(rig, [listing[0], *transfer, listing[-1]], 2 * words, scratch)
         for _, count, first in pieces:
             _expect_words(rig, data[first * lanes :][: count * lanes], scratch, words + first)
+
+
+def _triples(words: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Three transfers each, of words that do not overlap, in all places."""
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        chip = np.sort(rng.choice(words // 64, 3, replace=False)) * 64
+        outside = np.sort(rng.choice(words // 64, 3, replace=False)) * 64
+        sizes = rng.integers(1, 65, 3)
+        yield list(zip(chip.tolist(), sizes.tolist(), outside.tolist(), strict=True))
 
 
 def writes(open_device: Callable[..., ProbeDevice], case: Case) -> None:

@@ -28,6 +28,7 @@ from hiddenfold.verif.signoff.directed import directed, wide_image_model
 from hiddenfold.verif.signoff.layout import signed
 from hiddenfold.verif.signoff.memories import (
     beside,
+    beyond,
     exact_run,
     expect,
     places,
@@ -59,10 +60,11 @@ class Bench:
     large: list[tuple[int, Model]]
     wide_image: Case
     directed: list[Case]
+    faults: int
     counters: dict[tuple[int, str], int] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, networks: int = NETWORKS, large: int = LARGE) -> "Bench":
+    def make(cls, networks: int = NETWORKS, large: int = LARGE, faults: int = FAULTS) -> "Bench":
         """Compile the programs and make the networks."""
         target = Target.load(campaign.TARGET)
         limits = network_limits(target)
@@ -80,6 +82,7 @@ class Bench:
             [(seed, random_model(seed, limits)) for seed in range(networks, networks + large)],
             case(wide_image_model()),
             [case(one.model, one.count, **one.options) for one in directed()],
+            faults,
         )
 
     def scenarios(
@@ -99,6 +102,8 @@ class Bench:
             yield f"places {number}", partial(places, open_device, case)
         for number, rig in enumerate(rigs):
             yield f"windows {number}", partial(windows, rig)
+        for number, case in enumerate(self.cases):
+            yield f"beyond {number}", partial(beyond, open_device, case)
         yield "transfers", lambda: transfers(open_device, self.cases[0])
         yield "writes", lambda: writes(open_device, self.cases[0])
         for number, case in enumerate(self.cases[:2]):
@@ -111,7 +116,7 @@ class Bench:
         accelerator = Accelerator(open_device())
         for seed, model in self.networks:
             yield f"network {seed}", partial(self._network, accelerator, seed, model)
-        for first in range(0, FAULTS, 10):
+        for first in range(0, self.faults, 10):
             yield f"faults {first}", partial(faults, rigs, first)
         accelerator = Accelerator(open_device(_MEMORY))
         for seed, model in self.large:
@@ -169,10 +174,9 @@ def registers(rig: Rig) -> None:
         for shift, name in enumerate(writable):
             mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
             expect(name, rig.read(name), (pattern ^ shift) & mask)
-        for strobe in range(16):
-            before, after = pattern, pattern ^ 0xFFFF_FFFF
+        before, after = pattern, pattern ^ 0xFFFF_FFFF
+        for strobe, name in itertools.product(range(16), writable):
             chosen = sum(0xFF << 8 * byte for byte in range(4) if strobe >> byte & 1)
-            name = writable[strobe % len(writable)]
             rig.write(name, before)
             rig.device.write_strobed(regmap.REGISTERS[name].offset, after, strobe)
             mask = 0xFFFF if name == "IMAGES" else 0xFFFF_FFFF
@@ -281,6 +285,7 @@ def illegal_programs(rig: Rig) -> None:
             (Error.LOOP, BYTES, {"opcode": Opcode.ENDLOOP}),
             *((Error.LOOP, loop_at, {"count": n}) for n in (0, 256, 1 << 20, 1 << 31)),
             (Error.LOOP, loop_at + BYTES, {"opcode": Opcode.LOOP, "count": 2}),
+            (Error.LOOP, loop_at + BYTES, {"opcode": Opcode.END, "images": 1}),
             *((field, image_at, {"kernel": n}) for n in (0, 2, 4, 9, 11, 15)),
             *((field, image_at, {"stride": n}) for n in (0, 3, 4, 8)),
             *((field, image_at, {name: 0}) for name in
