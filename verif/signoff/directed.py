@@ -45,8 +45,13 @@ def directed() -> list[Directed]:
         Directed(_frozen()),
         *(Directed(_model("maps", (side, side), [_conv("u", "x", 12, kernel=3)]), {"batch": batch})
           for side, batch in ((4, 2), (4, 3), (5, 2), (5, 3), (5, 4), (9, 4))),
-        Directed(_model("long", (1024, 1), [_conv("u", "x", 7), _conv("x", "x", 7, residual="x")])),
+        Directed(_model("long", (1000, 3), [
+            _conv("u", "x", 4), _conv("x", "y", 4, kernel=3), _conv("y", "y", 4, residual="x"),
+        ])),
         Directed(_model("one pixel", (1, 1), [_conv("u", "x", 4096), _conv("x", "y", 9)], 1020)),
+        Directed(_model("many channels", (2, 2), [
+            _conv("u", "x", 2080), _conv("x", "y", 9, kernel=3),
+        ])),
         Directed(_model("many", (1, 1), [_conv("u", "x", 3)]), images=300),
         Directed(_model("batch", (1, 1), [_conv("u", "x", 3)]), {"batch": 255}),
         Directed(_model("turns", (1, 1), [_conv("u", "x", 3), (255, [_conv("x", "x", 3)])])),

@@ -188,25 +188,25 @@ def _triples(words: int) -> Iterator[list[tuple[int, int, int]]]:
 
 def writes(open_device: Callable[..., ProbeDevice], case: Case) -> None:
     """A STORE and a SAVE at the same time, with as many bursts unanswered as there may be."""
-    words, lanes = case.target.act_words, case.target.lanes
+    lanes, count = case.target.lanes, 1000
     rig = Rig(open_device(_FAR), case)
-    data = np.random.default_rng(7).integers(0, 256, words * lanes, dtype=np.uint8)
+    data = np.random.default_rng(7).integers(0, 256, count * lanes, dtype=np.uint8)
     begin, *_, end = (fields for _, fields in instructions(case.program.memory))
     parts = [
-        {"opcode": Opcode.LOAD, "dst": 0, "count": words},
-        {"opcode": Opcode.SAVE, "src": 0, "count": words, "offset": words * lanes},
-        {"opcode": Opcode.STORE, "src": 0, "count": words},
+        {"opcode": Opcode.LOAD, "dst": 0, "count": count},
+        {"opcode": Opcode.SAVE, "src": 0, "count": count, "offset": len(data)},
+        {"opcode": Opcode.STORE, "src": 0, "count": count},
     ]
     for part in parts[1:]:
         part["fence_loads"] = 1
-    for number, answer in enumerate((4, 1500)):
-        rig.device.configure(read_latency=9)
+    for number, (stall, answer) in enumerate(((0.0, 4), (0.0, 1500), (0.5, 1500))):
+        rig.device.configure(read_latency=9, stall=stall, seed=number)
         rig.device.answer_writes_after(answer)
         scratch, output = _SCRATCHES[number], _SCRATCHES[number + 1]
         rig.device.write_memory(scratch, data)
         output_window = {"OUTPUT": output, "OUTPUT_SIZE": len(data)}
-        _run_transfers(rig, [begin, *parts, end], 2 * words, scratch, **output_window)
-        _expect_words(rig, data, scratch, words)
+        _run_transfers(rig, [begin, *parts, end], 2 * count, scratch, **output_window)
+        _expect_words(rig, data, scratch, count)
         _expect_words(rig, data, output, 0)
 
 

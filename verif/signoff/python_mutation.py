@@ -4,7 +4,7 @@
 A mutant changes one operator, comparison or number of one function. It lives in a process of its
 own, in which the function's code is exchanged, so that nothing has to be imported again. It is
 found if the golden model and the interpreter of programs, which share no code, then disagree about
-a small random network or its bytes.
+a small random network or its bytes, or if a test of its module fails.
 """
 
 import argparse
@@ -18,12 +18,13 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hiddenfold.gen.compile import CompileError, compile_model
 from hiddenfold.gen.target import Target
@@ -35,23 +36,25 @@ from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_networks import random_image, random_model
 
 SURVIVORS = Path(__file__).with_name("python_survivors.toml")
-#: What is mutated.
-MODULES = (
-    "verif.golden.model",
-    "gen.code",
-    "gen.tiling",
-    "gen.streams",
-    "gen.allocate",
-    "gen.schedule",
-    "gen.mask_cache",
-    "gen.stripes",
-    "gen.actions",
-    "sw.signs",
-    "sw.frozen",
-    "sw.shapes",
-)
-#: Seconds after which a mutant counts as hung, and so as found.
+#: What is mutated, and the tests of it in ``verif/tests``.
+MODULES = {
+    "verif.golden.model": ("second_vectors", "golden_network"),
+    "gen.code": ("gen_compile", "second_agreement"),
+    "gen.tiling": ("gen_tiling", "gen_cost"),
+    "gen.streams": ("gen_compile", "second_agreement"),
+    "gen.allocate": ("gen_allocate", "gen_cost"),
+    "gen.schedule": ("gen_schedule", "gen_spill", "gen_cost"),
+    "gen.mask_cache": ("gen_compile", "gen_cost"),
+    "gen.stripes": ("gen_spill", "gen_schedule"),
+    "gen.actions": ("gen_spill", "gen_schedule", "gen_cost"),
+    "sw.signs": ("sw_signs", "sw_vectors", "second_vectors"),
+    "sw.frozen": ("sw_frozen", "second_vectors", "second_agreement"),
+    "sw.shapes": ("sw_model", "golden_random", "second_agreement"),
+}
+_TESTS = Path(__file__).parent.parent / "tests"
+#: Seconds after which a mutant counts as hung, and so as found: in the comparison and in the tests.
 _PATIENCE = 60
+_PATIENCE_WITH_TESTS = 900
 _SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -230,17 +233,22 @@ class Check:
         return True
 
 
-def survives(check: Check, function: FunctionType, code: CodeType) -> bool:
+def survives(check: Check, function: FunctionType, code: CodeType, tests: Sequence[str]) -> bool:
     """Whether the mutant passes, in a child that is ended after a while."""
     child = os.fork()
     if child == 0:
         signal.alarm(_PATIENCE)
         found = True
         try:
-            os.close(1)
-            os.close(2)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
             function.__code__ = code
             found = not check.passes()
+            if not found:
+                signal.alarm(_PATIENCE_WITH_TESTS)
+                files = [str(_TESTS / f"test_{name}.py") for name in tests]
+                found = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files]) != 0
         except BaseException:  # whatever a mutant raises, it is found
             found = True
         os._exit(int(found))
@@ -259,7 +267,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--modules", nargs="+", default=MODULES)
+    parser.add_argument("--modules", nargs="+", default=list(MODULES))
     parser.add_argument("--json", type=Path, help="write the outcome here")
     arguments = parser.parse_args()
     everything = [mutant for name in arguments.modules for mutant in mutants(name)]
@@ -269,7 +277,8 @@ def main() -> int:
         raise SystemExit("the code itself does not pass")
     reasons, survivors = explanations(), []
     for where, function, code in chosen:
-        if survives(check, function, code):
+        tests = next(MODULES[name] for name in MODULES if where.startswith(f"{name}."))
+        if survives(check, function, code, tests):
             survivors.append({"where": where, "reason": reasons.get(where, "")})
             print(f"survivor: {where}", flush=True)
     harmless = sum(bool(entry["reason"]) for entry in survivors)
