@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes generated Verilog small: one copy of equal modules, no memory contents."""
+"""Makes generated Verilog small and portable: one copy of equal modules, no memory contents."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ __all__ = ["tidy"]
 
 _MODULE = re.compile(r"^module (\S+) ?\(.*?^endmodule\n", re.MULTILINE | re.DOTALL)
 _MEMORY_INIT = re.compile(r"  initial begin\n(?:    .*\[\d+\] = \d+'h0+;\n)+  end\n")
+#: Each process begins with an empty `if` of a register, so that the register's first value, as an
+#: event at time 0, runs the process. Simulators may make that value before they wait for events
+#: (Icarus Verilog 11 does), and outputs of processes would be x until their inputs change: so there
+#: is another change, after all processes wait.
+_BEGIN = "  reg \\$unused  = 0;\n"
+_CHANGE = """  // synthesis translate_off
+  initial \\$unused  <= 1;
+  // synthesis translate_on
+"""
 _COUNTER = re.compile(r"\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ ")
 
 
@@ -20,7 +29,7 @@ def tidy(text: str) -> str:
     relied upon (everything is written before it is read).
     """
     text = _MEMORY_INIT.sub("", text)
-    text = _COUNTER.sub(r"\\$unused ", text)
+    text = _COUNTER.sub(r"\\$unused ", text).replace(_BEGIN, _BEGIN + _CHANGE)
     while True:
         first: dict[str, str] = {}
         merged: dict[str, str] = {}

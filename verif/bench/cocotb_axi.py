@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bus models for cocotb: an AXI4-Lite master and an AXI4 memory, both with random pauses.
 
-All signals are sampled at the rising edge of ``aclk`` and driven after it.
+All signals are sampled before the rising edge of ``aclk``, at the falling one, and driven after it:
+what a simulator shows at the edge itself may be of before or after it.
 """
 
 import random
+import re
 from collections import deque
 from dataclasses import dataclass
 
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import FallingEdge, RisingEdge
 
 OKAY, SLVERR, DECERR = 0, 2, 3
 PAGE = 4096
@@ -38,8 +40,7 @@ class RegisterMaster:
         dut.s_axi_arvalid.value = 0
         await self._idle()
         dut.s_axi_rready.value = 1
-        await self._until(dut.s_axi_rvalid)
-        value, response = int(dut.s_axi_rdata.value), int(dut.s_axi_rresp.value)
+        value, response = await self._until(dut.s_axi_rvalid, dut.s_axi_rdata, dut.s_axi_rresp)
         dut.s_axi_rready.value = 0
         assert response == OKAY, f"register read at {offset:#x} answered {response}"
         return value
@@ -55,18 +56,20 @@ class RegisterMaster:
         while pending:
             for channel, delay in pending.items():
                 getattr(dut, f"s_axi_{channel}valid").value = int(delay <= 0)
+            await FallingEdge(dut.aclk)
+            ready = {
+                channel: bool(getattr(dut, f"s_axi_{channel}ready").value) for channel in pending
+            }
             await RisingEdge(dut.aclk)
             for channel in list(pending):
-                ready = bool(getattr(dut, f"s_axi_{channel}ready").value)
-                if pending[channel] <= 0 and ready:
+                if pending[channel] <= 0 and ready[channel]:
                     del pending[channel]
                     getattr(dut, f"s_axi_{channel}valid").value = 0
                 else:
                     pending[channel] -= 1
         await self._idle()
         dut.s_axi_bready.value = 1
-        await self._until(dut.s_axi_bvalid)
-        response = int(dut.s_axi_bresp.value)
+        [response] = await self._until(dut.s_axi_bvalid, dut.s_axi_bresp)
         dut.s_axi_bready.value = 0
         assert response == OKAY, f"register write at {offset:#x} answered {response}"
 
@@ -74,12 +77,32 @@ class RegisterMaster:
         while self._rng.random() < self.pause:
             await RisingEdge(self._dut.aclk)
 
-    async def _until(self, signal) -> None:
+    async def _until(self, signal, *others) -> list[int]:
+        """Wait for a rising edge with ``signal`` high; return what the others are there."""
         for _ in range(1000):
+            await FallingEdge(self._dut.aclk)
+            high = bool(signal.value)
+            values = [int(other.value) for other in others] if high else []
             await RisingEdge(self._dut.aclk)
-            if signal.value:
-                return
+            if high:
+                return values
         raise AssertionError(f"{signal._name} did not rise within 1000 cycles")
+
+
+def _defined(value) -> int:
+    """A number, with bits that a simulator of four states does not know as ones.
+
+    What was never written to the activation memory, as channels that do not exist, is not known.
+    """
+    return int(value) if value.is_resolvable else int(re.sub("[^01]", "1", str(value)), 2)
+
+
+#: Channels of the memory's master and the signals of their payloads.
+_OFFERS = {
+    "ar": ("addr", "len", "size", "burst", "id"),
+    "aw": ("addr", "len", "size", "burst", "id"),
+    "w": ("data", "strb", "last"),
+}
 
 
 @dataclass
@@ -145,15 +168,18 @@ class Memory:
         """Serve for ever."""
         dut = self._dut
         while True:
+            await FallingEdge(dut.aclk)
+            reset = not dut.aresetn.value
+            self._offers = {} if reset else {name: self._offer(name) for name in _OFFERS}
             await RisingEdge(dut.aclk)
             self.cycle += 1
-            if not dut.aresetn.value:
+            if reset:
                 self.clear()
                 continue
             self._take_addresses()
             self._take_data()
-            self._finish("r", dut.m_axi_rready, self._reads, dut.m_axi_rvalid)
-            self._finish("b", dut.m_axi_bready, self._responses, dut.m_axi_bvalid)
+            self._finish("r", self._reads, dut.m_axi_rvalid)
+            self._finish("b", self._responses, dut.m_axi_bvalid)
             self._drive_read()
             self._drive_response()
             self._drive_ready("ar", dut.m_axi_arready, len(self._reads) < 8)
@@ -161,9 +187,8 @@ class Memory:
             self._drive_ready("w", dut.m_axi_wready, bool(self._writes))
 
     def _take_addresses(self) -> None:
-        dut = self._dut
         for channel, queue in (("ar", self._reads), ("aw", self._writes)):
-            payload = self._offered(channel, ("addr", "len", "size", "burst", "id"))
+            payload = self._offered(channel)
             if payload is None or not self._driven[channel]:
                 continue
             address, length, size, burst, identifier = payload
@@ -174,10 +199,9 @@ class Memory:
             assert address % self._bytes == 0, f"{channel} address {address:#x} is not aligned"
             queue.append(_Burst(address, length + 1, identifier, self.cycle + self.latency))
             self.last_activity = self.cycle
-        assert int(dut.m_axi_arvalid.value) in (0, 1)
 
     def _take_data(self) -> None:
-        payload = self._offered("w", ("data", "strb", "last"))
+        payload = self._offered("w")
         if payload is None or not self._driven["w"]:
             return
         data, strobe, last = payload
@@ -197,9 +221,11 @@ class Memory:
             self._responses.append(self._writes.popleft())
         self.last_activity = self.cycle
 
-    def _finish(self, channel: str, ready, queue: deque, valid) -> None:
-        if not (self._driven[channel] and ready.value):
+    def _finish(self, channel: str, queue: deque, valid) -> None:
+        """End a beat of a channel; its READY is constant."""
+        if not self._driven[channel]:
             return
+        assert getattr(self._dut, f"m_axi_{channel}ready").value, f"{channel}ready must be 1"
         self._driven[channel] = False
         valid.value = 0
         self.last_activity = self.cycle
@@ -244,14 +270,20 @@ class Memory:
             signal.value = int(ready)
             self._driven[channel] = ready
 
-    def _offered(self, channel: str, names: tuple[str, ...]) -> tuple | None:
-        """Return the payload of a VALID channel; it must not change while READY is low."""
-        dut = self._dut
-        valid = bool(getattr(dut, f"m_axi_{channel}valid").value)
-        assert valid or channel not in self._waiting, f"{channel}valid fell before {channel}ready"
-        if not valid:
+    def _offer(self, channel: str) -> tuple | None:
+        """Return the payload of a VALID channel, as it is now."""
+        if not int(getattr(self._dut, f"m_axi_{channel}valid").value):
             return None
-        payload = tuple(int(getattr(dut, f"m_axi_{channel}{name}").value) for name in names)
+        names = (f"m_axi_{channel}{name}" for name in _OFFERS[channel])
+        return tuple(_defined(getattr(self._dut, name).value) for name in names)
+
+    def _offered(self, channel: str) -> tuple | None:
+        """Return the payload of a VALID channel; it must not change while READY is low."""
+        payload = self._offers[channel]
+        valid = payload is not None
+        assert valid or channel not in self._waiting, f"{channel}valid fell before {channel}ready"
+        if payload is None:
+            return None
         before = self._waiting.pop(channel, payload)
         assert payload == before, f"{channel} changed before {channel}ready: {before} to {payload}"
         if not self._driven[channel]:

@@ -20,11 +20,9 @@ def build() -> CocotbBuild:
     return CocotbBuild(target_verilog(Target.load("sim-tiny"), print), "hiddenfold", ICARUS)
 
 
-def test_top(build, tmp_path):
-    """Reset values, registers and byte strobes.
-
-    Not a network: the bench's memory samples its signals as Verilator orders them.
-    """
+@pytest.mark.parametrize("test", ["identification", "network_with_pauses"])
+def test_top(build, tmp_path, test):
+    """Reset values, registers and byte strobes; every layer and iteration of a network."""
     write_case(Target.load("sim-tiny"), tmp_path)
     environment = {"HIDDENFOLD_CASE": str(tmp_path)}
-    build.run("hiddenfold.verif.bench.tb_top", "identification", tmp_path, environment)
+    build.run("hiddenfold.verif.bench.tb_top", test, tmp_path, environment)
