@@ -48,7 +48,7 @@ MODULES = {
     "gen.stripes": ("gen_spill", "gen_schedule"),
     "gen.actions": ("gen_spill", "gen_schedule", "gen_cost"),
     "sw.signs": ("sw_signs", "sw_vectors", "second_vectors"),
-    "sw.frozen": ("sw_frozen", "second_vectors", "second_agreement"),
+    "sw.frozen": ("sw_frozen", "sw_model_errors", "second_vectors", "second_agreement"),
     "sw.shapes": ("sw_model", "golden_random", "second_agreement"),
 }
 _TESTS = Path(__file__).parent.parent / "tests"
