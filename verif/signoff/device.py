@@ -19,6 +19,7 @@ class ProbeDevice(RtlDevice):
         for name, result, *arguments in (
             ("hf_add_beat_fault", None, handle, u64, u32, u64, u32),
             ("hf_fault_address", u64, handle),
+            ("hf_began_within_beat", u32, handle),
             (
                 "hf_access",
                 u32,
@@ -50,6 +51,10 @@ class ProbeDevice(RtlDevice):
     def fault_address(self) -> int:
         """Address of the beat that :meth:`fault_beat` has hit; 0 before."""
         return self._library.hf_fault_address(self._open_handle())
+
+    def began_within_beat(self) -> bool:
+        """Whether a burst has begun within a beat since the last call."""
+        return bool(self._library.hf_began_within_beat(self._open_handle()))
 
     def hold(self, cycles: int, *, after: int = 0) -> None:
         """Let the memory take and give nothing for ``cycles`` cycles, ``after`` cycles from now."""

@@ -124,6 +124,7 @@ class Rig:
     def start(self, **changed: int) -> None:
         """Write the registers and START."""
         self.configure(**changed)
+        self.device.began_within_beat()
         self.write("CONTROL", _START)
 
     def finish(self, limit: int = 0) -> Ending:
@@ -159,6 +160,8 @@ class Rig:
         ending = self.finish()
         if ending.code:
             raise Failure(f"{_name(ending.code)} at {ending.pc:#x} instead of a good end")
+        if self.device.began_within_beat():
+            raise Failure("a burst began within a beat")
         if self.read("IMAGES_DONE") != len(self.case.images):
             raise Failure(f"IMAGES_DONE is {self.read('IMAGES_DONE')}")
         self.compare()
