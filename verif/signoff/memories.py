@@ -139,6 +139,10 @@ def beyond(open_device: Callable[..., ProbeDevice], case: Case) -> None:
             device.write_memory(place, device.read_memory(at, inside))
             rig.expect_error(Error.WINDOW, **{name: place})
             rig.expect_good()
+    begin, *_, end = (fields for _, fields in instructions(case.program.memory))
+    _write_program(rig, [begin, {"opcode": Opcode.LOAD, "count": 10}, end])
+    lanes = case.target.lanes
+    rig.expect_error(Error.WINDOW, SCRATCH=(1 << 32) - 9 * lanes, SCRATCH_SIZE=10 * lanes)
 
 
 def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
@@ -154,7 +158,7 @@ def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
         [(third, words // 2 + 1, 7)],
         [(words - 1, 1, words - 1), (0, 1, 0), (5, 2, 99)],
         # More than there is room for.
-        [(100 * n, n + 1, 64 * n) for n in range(6)],
+        [(220 * n, 200, 256 * n) for n in range(6)],
         *_triples(words),
         # Begin close to the end of a page.
         *([(n, 40 + n, 4096 // lanes - n)] for n in range(1, 18)),
@@ -242,12 +246,16 @@ def _run_transfers(
     rig: Rig, program: list[dict], words: int, scratch: int, **registers: int
 ) -> None:
     """A good run of instructions with so many words of SCRATCH at address ``scratch``."""
-    code = b"".join(signed(bytes(BYTES), 0, **fields) for fields in program)
-    rig.device.write_memory(rig.places["PROGRAM"][0], code)
+    _write_program(rig, program)
     rig.start(SCRATCH=scratch, SCRATCH_SIZE=words * rig.case.target.lanes, **registers)
     ending = rig.finish(limit=rig.limit + 40 * words)
     if ending.code:
         raise Failure(f"transfers end in {ending}")
+
+
+def _write_program(rig: Rig, program: list[dict]) -> None:
+    code = b"".join(signed(bytes(BYTES), 0, **fields) for fields in program)
+    rig.device.write_memory(rig.places["PROGRAM"][0], code)
 
 
 def _expect_words(rig: Rig, data: NDArray[np.uint8], address: int, first: int) -> None:
