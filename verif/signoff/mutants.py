@@ -17,6 +17,10 @@ PORT = "mutant"
 #: Bits inverted and stuck. Modes that invert a bit when another one is set can close loops.
 _MODES = ("inv", "const0", "const1")
 _OPTION = re.compile(r"-(\w+) ((?:(?! -\w+ ).)+)")
+#: What synthesis leaves out, so that lines have the numbers that the names of mutants have.
+_NOT_HARDWARE = re.compile(
+    r" *// synthesis translate_off\n.*?// synthesis translate_on\n", re.DOTALL
+)
 _LOOP = re.compile(r"%Warning-UNOPTFLAT: \S+?:(\d+):\d+: Signal unoptimizable")
 
 
@@ -57,7 +61,8 @@ def make_mutants(verilog: Path, folder: Path, *, count: int, seed: int) -> list[
     # Equal cells are merged, and bits that nothing reads and choices of something undefined are cut
     # off first: to mutate them does no harm. Yosys from PyPI sees the working folder, but not all
     # others.
-    (folder / "design.v").write_text(verilog.read_text(encoding="utf-8"), encoding="utf-8")
+    text = _NOT_HARDWARE.sub("", verilog.read_text(encoding="utf-8"))
+    (folder / "design.v").write_text(text, encoding="utf-8")
     run_yosys(
         f"read_verilog design.v; hierarchy -top {TOP}; proc; opt -mux_undef; wreduce; "
         f"opt -mux_undef; opt_clean; "
