@@ -52,34 +52,50 @@ test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS)
 
 # Everything that verification has to say, in one page: out/signoff/index.html. Takes hours; SEED=,
-# COUNT=, TARGETS=, FUZZ=, FAULTS= and MUTANTS= choose. A step that fails does not stop the others.
+# COUNT=, TARGETS=, FUZZ=, FAULTS= and MUTANTS= choose. JOBS steps run at a time; one that fails does
+# not stop the others, and `make regress-NAME` repeats it.
+REGRESS := tests mutants coverage faults python $(addprefix networks-,$(TARGETS)) second planted formal fuzz
 regress: setup
 	@mkdir -p $(SIGNOFF)
-	@failed=""; \
-	step() { echo "== $$*"; "$$@" || failed="$$failed [$$*]"; }; \
-	step $(BIN)/python -m pytest -q -n $(JOBS) --junitxml=$(SIGNOFF)/junit.xml; \
-	step $(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ); \
-	step $(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
-		--seed $(SEED) --count $(COUNT) --targets $(TARGETS); \
-	for target in $(TARGETS); do \
-		echo "== verify $$target"; \
-		$(BIN)/hiddenfold verify --target $$target --seed $(SEED) --count $(COUNT) \
-			--failures $(SIGNOFF)/failures --json > $(SIGNOFF)/networks-$$target.json \
-			|| failed="$$failed [verify $$target]"; \
-	done; \
-	step $(BIN)/python -m hiddenfold.verif.formal out/formal; \
-	cp out/formal/proofs.json $(SIGNOFF); \
-	step $(BIN)/python -m hiddenfold.verif.signoff.campaign --seed $(SEED) --count $(FAULTS) \
-		--json $(SIGNOFF)/faults.json; \
-	step $(BIN)/python -m hiddenfold.verif.signoff.collect --seed $(SEED) --count $(COUNT) \
-		--folder $(SIGNOFF); \
-	step $(BIN)/python -m hiddenfold.verif.signoff.mutation --count $(MUTANTS) \
-		--folder $(SIGNOFF)/mutants --json $(SIGNOFF)/mutants.json; \
-	step $(BIN)/python -m hiddenfold.verif.signoff.python_mutation --count $(MUTANTS) \
-		--json $(SIGNOFF)/python_mutants.json; \
-	step $(BIN)/python -m hiddenfold.verif.signoff.planted --json $(SIGNOFF)/planted.json; \
-	step $(BIN)/python -m hiddenfold.verif.signoff.report $(SIGNOFF); \
-	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+	@$(MAKE) --no-print-directory -k -j $(JOBS) $(addprefix regress-,$(REGRESS)); status=$$?; \
+	$(BIN)/python -m hiddenfold.verif.signoff.report $(SIGNOFF) && exit $$status
+
+regress-tests:
+	$(BIN)/python -m pytest -q -n $(JOBS) --junitxml=$(SIGNOFF)/junit.xml
+
+regress-fuzz:
+	$(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ)
+
+regress-second:
+	$(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
+		--seed $(SEED) --count $(COUNT) --targets $(TARGETS)
+
+regress-networks-%:
+	$(BIN)/hiddenfold verify --target $* --seed $(SEED) --count $(COUNT) \
+		--failures $(SIGNOFF)/failures --json > $(SIGNOFF)/networks-$*.json
+
+regress-formal:
+	$(BIN)/python -m hiddenfold.verif.formal out/formal; status=$$?; \
+	cp out/formal/proofs.json $(SIGNOFF) && exit $$status
+
+regress-faults:
+	$(BIN)/python -m hiddenfold.verif.signoff.campaign --seed $(SEED) --count $(FAULTS) \
+		--json $(SIGNOFF)/faults.json
+
+regress-coverage:
+	$(BIN)/python -m hiddenfold.verif.signoff.collect --seed $(SEED) --count $(COUNT) \
+		--folder $(SIGNOFF)
+
+regress-mutants:
+	$(BIN)/python -m hiddenfold.verif.signoff.mutation --count $(MUTANTS) \
+		--folder $(SIGNOFF)/mutants --json $(SIGNOFF)/mutants.json
+
+regress-python:
+	$(BIN)/python -m hiddenfold.verif.signoff.python_mutation --count $(MUTANTS) \
+		--json $(SIGNOFF)/python_mutants.json
+
+regress-planted:
+	$(BIN)/python -m hiddenfold.verif.signoff.planted --json $(SIGNOFF)/planted.json
 
 bench: setup
 	$(BIN)/python -m hiddenfold.verif.bench.speed
