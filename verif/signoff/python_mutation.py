@@ -233,7 +233,9 @@ class Check:
         return True
 
 
-def survives(check: Check, function: FunctionType, code: CodeType, tests: Sequence[str]) -> bool:
+def survives(
+    check: Check, function: FunctionType, code: CodeType, tests: Sequence[str] = ()
+) -> bool:
     """Whether the mutant passes, in a child that is ended after a while."""
     child = os.fork()
     if child == 0:
@@ -245,7 +247,7 @@ def survives(check: Check, function: FunctionType, code: CodeType, tests: Sequen
             os.dup2(nowhere, 2)
             function.__code__ = code
             found = not check.passes()
-            if not found:
+            if not found and tests:
                 signal.alarm(_PATIENCE_WITH_TESTS)
                 files = [str(_TESTS / f"test_{name}.py") for name in tests]
                 found = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files]) != 0
