@@ -56,9 +56,13 @@ test: setup
 # not stop the others, and `make regress-NAME` repeats it.
 REGRESS := tests mutants coverage faults python $(addprefix networks-,$(TARGETS)) second planted formal fuzz
 regress: setup
-	@mkdir -p $(SIGNOFF)
 	@$(MAKE) --no-print-directory -k -j $(JOBS) $(addprefix regress-,$(REGRESS)); status=$$?; \
 	$(BIN)/python -m hiddenfold.verif.signoff.report $(SIGNOFF) && exit $$status
+
+$(addprefix regress-,$(REGRESS)): setup | $(SIGNOFF)
+
+$(SIGNOFF):
+	@mkdir -p $@
 
 regress-tests:
 	$(BIN)/python -m pytest -q -n $(JOBS) --junitxml=$(SIGNOFF)/junit.xml

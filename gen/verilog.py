@@ -26,7 +26,7 @@ def tidy(text: str) -> str:
 
     Amaranth writes a module for each instance of a component and one line for each word of each
     memory. Merged rows of the array let tools compile the row once; block RAM contents are never
-    relied upon (everything is written before it is read).
+    relied upon (everything is written before it is read). Each process runs at time 0.
     """
     text = _MEMORY_INIT.sub("", text)
     text = _COUNTER.sub(r"\\$unused ", text).replace(_BEGIN, _BEGIN + _CHANGE)

@@ -63,56 +63,6 @@ def small_model(seed: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Model
     return filled(model, rng)
 
 
-def wide_model(seed: int = 1) -> Model:
-    """A network that ``sim-tiny`` needs several pixel tiles and mask caches for.
-
-    Its image has the largest width and the largest stem, its loop the most iterations of the random
-    networks; masks of the widest convolution do not fit the mask cache.
-    """
-    rng = np.random.default_rng(seed)
-    conv: dict[str, Any] = {"kernel": 1, "bits": 8}
-    model = Model(
-        name="wide",
-        dataset="random",
-        classes=tuple("abcdefghijk"),
-        image=(20, 64),
-        seed=int(rng.integers(1, 1 << 64, dtype=np.uint64)),
-        top_k=0.5,
-        act_bits=8,
-        ops=(
-            Unfold(name="unfold", output="u", kernel=7, stride=2),
-            Conv(name="stem", input="u", output="s", out_channels=48, stream=0, **conv),
-            MaxPool(name="pool", input="s", output="p", kernel=3, stride=2),
-            Conv(
-                name="wide",
-                input="p",
-                output="x",
-                out_channels=80,
-                stream=1,
-                **conv | {"kernel": 3},
-            ),
-            Loop(
-                count=8,
-                body=(
-                    Conv(
-                        name="again",
-                        input="x",
-                        output="x",
-                        out_channels=80,
-                        stream=2,
-                        residual="x",
-                        **conv,
-                    ),
-                ),
-            ),
-            Classifier(name="classifier", input="x", stream=3),
-        ),
-        masks={},
-        affine=[],
-    )
-    return filled(model, rng)
-
-
 def filled(model: Model, rng: np.random.Generator) -> Model:
     """The model with random masks and constants that suit them."""
     model = replace(model, masks=random_masks(rng, model, 0.5))

@@ -14,7 +14,7 @@ from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Classifier, Conv, Loop, MaxPool, Model, Unfold
 from hiddenfold.sw.operations import Operation
 from hiddenfold.sw.verify import network_limits
-from hiddenfold.verif.bench.case import filled, wide_model
+from hiddenfold.verif.bench.case import filled
 from hiddenfold.verif.golden.random_networks import Limits, random_model
 
 
@@ -57,13 +57,21 @@ def directed() -> list[Directed]:
         Directed(_model("turns", (1, 1), [_conv("u", "x", 3), (255, [_conv("x", "x", 3)])])),
         # Many SAVEs on their way while an instruction waits for one.
         Directed(random_model(1265, _limits()), {"batch": 3, "act_words": 256}),
-        Directed(wide_model()),
+        Directed(_wide()),
     ]  # fmt: skip
 
 
 def wide_image_model() -> Model:
     """A stem that writes many words for each pixel of few, wide rows."""
-    return _model("wide image", (3, 64), [_conv("u", "x", 3)], stem=7)
+    return _model("wide image", (3, 64), [_conv("u", "x", 3)], stem=(7, 1))
+
+
+def _wide() -> Model:
+    """The widest image and stem, several pixel tiles, masks that do not fit the cache."""
+    pool = MaxPool(name="pool", input="s", output="p", kernel=3, stride=2)
+    again = _conv("x", "x", 80, residual="x")
+    parts = [_conv("u", "s", 48), pool, _conv("p", "x", 80, kernel=3), (8, [again])]
+    return _model("wide", (20, 64), parts, 11, bits=8, stem=(7, 2))
 
 
 def _limits() -> Limits:
@@ -85,7 +93,7 @@ def _model(
     *,
     bits: int = 2,
     free: tuple[int, ...] = (),
-    stem: int = 1,
+    stem: tuple[int, int] = (1, 1),
 ) -> Model:
     """A model with random masks and constants.
 
@@ -99,7 +107,7 @@ def _model(
         streams, last = streams + 1, fields["output"]
         return Conv(name=f"conv{streams}", stream=streams - 1, **{"bits": bits} | fields)
 
-    ops: list[Operation] = [Unfold(name="unfold", output="u", kernel=stem)]
+    ops: list[Operation] = [Unfold(name="unfold", output="u", kernel=stem[0], stride=stem[1])]
     for part in parts:
         if isinstance(part, dict):
             ops.append(conv(part))

@@ -269,17 +269,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--modules", nargs="+", default=list(MODULES))
+    parser.add_argument("--modules", nargs="+", choices=MODULES, default=list(MODULES))
     parser.add_argument("--json", type=Path, help="write the outcome here")
     arguments = parser.parse_args()
-    everything = [mutant for name in arguments.modules for mutant in mutants(name)]
+    everything = [
+        (*mutant, MODULES[name]) for name in arguments.modules for mutant in mutants(name)
+    ]
     chosen = random.Random(arguments.seed).sample(everything, min(arguments.count, len(everything)))
     check, began = Check(), time.monotonic()
     if not check.passes():
         raise SystemExit("the code itself does not pass")
     reasons, survivors = explanations(), []
-    for where, function, code in chosen:
-        tests = next(MODULES[name] for name in MODULES if where.startswith(f"{name}."))
+    for where, function, code, tests in chosen:
         if survives(check, function, code, tests):
             survivors.append({"where": where, "reason": reasons.get(where, "")})
             print(f"survivor: {where}", flush=True)

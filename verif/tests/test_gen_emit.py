@@ -33,6 +33,19 @@ def generated(tmp_path_factory):
     return folder, emit.generate(TARGET, folder)
 
 
+def test_processes_run_at_time_0(generated):
+    """In simulators that wait for events, too: each module that has processes changes something."""
+    text = (generated[0] / "hiddenfold.v").read_text(encoding="utf-8")
+    modules = re.findall(r"^module .*?^endmodule", text, re.MULTILINE | re.DOTALL)
+    with_processes = [module for module in modules if "always @*" in module]
+    assert len(with_processes) > 10
+    for module in with_processes:
+        assert re.search(
+            r"// synthesis translate_off\n  initial \\\$unused  <= 1;\n  // synthesis translate_on",
+            module,
+        ), module.split("(")[0]
+
+
 def test_result(generated):
     folder, result = generated
     assert result == {
