@@ -11,7 +11,7 @@ JOBS ?= 2
 SEED ?= 1
 COUNT ?= 100
 # Hostile files of each kind.
-FUZZ ?= 20000
+FUZZ ?= 170000
 TARGETS ?= sim-tiny peer-64 peer-256 ulx3s-85f zynq-7020 zu7ev
 # Injected faults; mutants of the RTL, and of the golden model and the compiler.
 FAULTS ?= 10000
@@ -54,7 +54,7 @@ test: setup
 # Everything that verification has to say, in one page: out/signoff/index.html. Takes hours; SEED=,
 # COUNT=, TARGETS=, FUZZ=, FAULTS= and MUTANTS= choose. JOBS steps run at a time; one that fails does
 # not stop the others, and `make regress-NAME` repeats it.
-REGRESS := tests mutants coverage faults python $(addprefix networks-,$(TARGETS)) second planted formal fuzz
+REGRESS := python mutants tests coverage second $(addprefix networks-,$(TARGETS)) faults fuzz planted formal
 regress: setup
 	@$(MAKE) --no-print-directory -k -j $(JOBS) $(addprefix regress-,$(REGRESS)); status=$$?; \
 	$(BIN)/python -m hiddenfold.verif.signoff.report $(SIGNOFF) && exit $$status
@@ -68,11 +68,12 @@ regress-tests:
 	$(BIN)/python -m pytest -q -n $(JOBS) --junitxml=$(SIGNOFF)/junit.xml
 
 regress-fuzz:
-	$(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ)
+	$(BIN)/python -m hiddenfold.verif.fuzz --first $(SEED)000000 --count $(FUZZ) \
+		--json $(SIGNOFF)/fuzz.json
 
 regress-second:
 	$(BIN)/python -m hiddenfold.verif.second --model models/hfn-cifar100.hfn \
-		--seed $(SEED) --count $(COUNT) --targets $(TARGETS)
+		--seed $(SEED) --count $(COUNT) --targets $(TARGETS) --json $(SIGNOFF)/second.json
 
 regress-networks-%:
 	$(BIN)/hiddenfold verify --target $* --seed $(SEED) --count $(COUNT) \

@@ -7,8 +7,11 @@ Exit code 0 when each was refused in one line or could be used, 1 otherwise.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 from hiddenfold.verif.fuzz.campaign import campaign
 from hiddenfold.verif.fuzz.kinds import KINDS
@@ -26,8 +29,9 @@ def main() -> int:
     )
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--count", type=int, default=2000, help="inputs of each kind")
+    parser.add_argument("--json", type=Path, help="write the outcome here")
     args = parser.parse_args()
-    failed = False
+    outcome = []
     for name in args.kinds or KINDS:
         start = time.process_time()
         findings = campaign(name, KINDS[name], args.first, args.count)
@@ -43,8 +47,11 @@ def main() -> int:
                 f"  {text} (repeat: python -m hiddenfold.verif.fuzz {name} "
                 f"--first {text.split()[1].rstrip(':')} --count 1)"
             )
-        failed |= bool(findings.found)
-    return int(failed)
+        outcome.append({"kind": name, "first": args.first} | asdict(findings))
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(outcome, indent=2), encoding="utf-8")
+    return int(any(kind["found"] for kind in outcome))
 
 
 if __name__ == "__main__":

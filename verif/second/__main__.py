@@ -7,7 +7,9 @@ Exit code 0 when all is equal, 1 otherwise.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from hiddenfold.gen.target import Target
@@ -22,6 +24,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20, help="networks on each target")
     parser.add_argument("--targets", nargs="+", default=["sim-tiny", "peer-64"], metavar="T")
     parser.add_argument("--model", type=Path, help="a model file to compare as well")
+    parser.add_argument("--json", type=Path, help="write the outcome here")
     args = parser.parse_args()
     result = Agreement()
     if args.model is not None:
@@ -30,6 +33,7 @@ def main() -> int:
         target = Target.load(name)
         for seed in range(args.seed, args.seed + args.count):
             check(random_network(seed, target), target, seed, result)
+        print(f"{name}: {result.networks} networks so far", flush=True)
     print(
         f"second golden model: {result.networks} networks, {result.layers} layers and iterations, "
         f"{result.values:,} values compared, {len(result.differences)} differences"
@@ -37,6 +41,9 @@ def main() -> int:
     print("networks with " + ", ".join(f"{k}: {n}" for k, n in sorted(result.features.items())))
     for text in result.differences[:10]:
         print(text)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(asdict(result), indent=2), encoding="utf-8")
     return int(bool(result.differences))
 
 

@@ -132,7 +132,7 @@ def _compare_sizes(where: str, model: Model, second: model_file.Model, result: A
     summary = model.summary()
     for key, value in sizes.sizes(second).items():
         if summary[key] != value:
-            result.differences.append(f"{where}: {key} {summary['sizes'][key]}, second {value}")
+            result.differences.append(f"{where}: {key} {summary[key]}, second {value}")
 
 
 def _count_features(

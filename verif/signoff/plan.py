@@ -17,6 +17,17 @@ STAGES = ("V1", "V2", "V3")
 #: Coverage that code of a component must have: lines and branches, toggled bits.
 LINES, TOGGLES = 1.0, 0.95
 MET, FAILED, OPEN = "met", "failed", "open"
+#: What a step of ``make regress`` leaves in a file of its own.
+_FILES = (
+    "proofs",
+    "coverage",
+    "faults",
+    "mutants",
+    "python_mutants",
+    "planted",
+    "second",
+    "fuzz",
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Evidence:
     python_mutants: dict = field(default_factory=dict)
     planted: list[dict] = field(default_factory=list)
     networks: list[dict] = field(default_factory=list)
+    second: dict = field(default_factory=dict)
+    fuzz: list[dict] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: Path) -> "Evidence":
@@ -75,7 +88,7 @@ class Evidence:
                 name = name.split("[", maxsplit=1)[0]
                 bad = any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
                 found.tests[name] = found.tests.get(name, True) and not bad
-        for name in ("proofs", "coverage", "faults", "mutants", "python_mutants", "planted"):
+        for name in _FILES:
             path = folder / f"{name}.json"
             if path.exists():
                 setattr(found, name, json.loads(path.read_text(encoding="utf-8")))
@@ -98,6 +111,10 @@ class Evidence:
         elif kind == "mutants":
             share = self.mutants.get("share_of_harmful")
             results = [] if share is None else [share >= 0.98]
+        elif kind == "second":
+            results = [not self.second["differences"]] if self.second else []
+        elif kind == "fuzz":
+            results = [not inputs["found"] for inputs in self.fuzz]
         elif kind == "networks":
             results = [run["mismatches"] == 0 for run in self.networks]
             if self.coverage:

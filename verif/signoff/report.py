@@ -66,6 +66,8 @@ def render(evidence: Evidence, plan: list[Testpoint]) -> str:
         survivors=_survivors(evidence.mutants),
         python_mutants=evidence.python_mutants,
         planted=evidence.planted,
+        second=evidence.second,
+        fuzz=evidence.fuzz,
         groups=_groups(evidence.coverage),
         code=_code(evidence.coverage),
         waivers=load_waivers(),
@@ -78,6 +80,13 @@ def _tiles(evidence: Evidence, plan: list[Testpoint], states: dict[int, str]) ->
         networks = sum(run["networks"] for run in evidence.networks)
         mismatches = sum(run["mismatches"] for run in evidence.networks)
         tiles.append((f"{networks:,}", f"random networks, {mismatches} mismatches"))
+    if evidence.second:
+        text = f"networks in both golden models, {len(evidence.second['differences'])} differences"
+        tiles.append((f"{evidence.second['networks']:,}", text))
+    if evidence.fuzz:
+        findings = sum(len(kind["found"]) for kind in evidence.fuzz)
+        inputs = sum(kind["inputs"] for kind in evidence.fuzz)
+        tiles.append((f"{inputs:,}", f"hostile files, {findings} findings"))
     if evidence.proofs:
         proved = sum(proof["proved"] for proof in evidence.proofs)
         tiles.append((f"{proved}/{len(evidence.proofs)}", "proofs hold"))

@@ -22,7 +22,8 @@ def test_every_test_of_the_plan_exists():
     known = known_tests(Path(__file__).parent)
     known |= {f"proof {name}" for name, *_ in PROOFS}
     known |= {f"proof rows of {family} cells" for family in MAPPINGS}
-    known |= {f"faults {kind.__name__}" for kind in KINDS} | {"mutants", "networks"}
+    known |= {f"faults {kind.__name__}" for kind in KINDS}
+    known |= {"mutants", "networks", "second", "fuzz"}
     assert {name for point in POINTS for name in point.tests} <= known
 
 
@@ -79,6 +80,23 @@ def evidence() -> Evidence:
         networks=[
             {"target": "t", "seed": 1, "networks": 5, "values_compared": 10**6, "mismatches": 0}
         ],
+        second={
+            "networks": 3,
+            "layers": 20,
+            "values": 5000,
+            "differences": ["net: <layer>"],
+            "features": {"few_bits": 2},
+        },
+        fuzz=[
+            {
+                "kind": "hfn",
+                "inputs": 2000,
+                "accepted": 7,
+                "slowest": 0.5,
+                "peak": 10**6,
+                "found": [],
+            }
+        ],
     )
 
 
@@ -86,7 +104,8 @@ def evidence() -> Evidence:
     ("tests", "coverage", "state"),
     [
         (["test_a::test_b", "proof p", "faults reset", "mutants", "networks"], ["g"], MET),
-        (["test_a::test_b"], ["code drain"], MET),
+        (["test_a::test_b", "fuzz"], ["code drain"], MET),
+        (["second"], [], FAILED),
         (["test_a::test_c"], [], FAILED),
         (["faults abort"], [], FAILED),
         (["test_a::test_b"], ["h"], FAILED),
@@ -119,7 +138,7 @@ def test_evidence_comes_from_files(tmp_path):
 
 def test_page_shows_everything():
     page = render(evidence(), POINTS)
-    for text in ("&lt;y&gt;", "somewhere", "not explained", "1,000,000", "99.0%"):
+    for text in ("&lt;y&gt;", "somewhere", "not explained", "1,000,000", "99.0%", "few bits: 2"):
         assert text in page, text
     assert all(point.feature in page for point in POINTS)
     assert "<script" not in page and "http" not in page
