@@ -42,7 +42,7 @@ MODULES = {
     "gen.code": ("gen_compile", "second_agreement"),
     "gen.tiling": ("gen_tiling", "gen_cost"),
     "gen.streams": ("gen_compile", "second_agreement"),
-    "gen.allocate": ("gen_allocate", "gen_cost"),
+    "gen.allocate": ("gen_allocate", "gen_spill", "gen_cost"),
     "gen.schedule": ("gen_schedule", "gen_spill", "gen_cost"),
     "gen.mask_cache": ("gen_compile", "gen_cost"),
     "gen.stripes": ("gen_spill", "gen_schedule"),

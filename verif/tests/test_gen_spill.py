@@ -105,6 +105,25 @@ def test_transfers_overlap_with_work(seed):
     assert any(a.opcode == Opcode.LOAD and b.turn < a.turn for a, b in pairs)
 
 
+def test_instructions_know_all_words_that_they_read_and_write():
+    """What no fence and no later LOAD may disturb, whether one would or not."""
+    residuals = stored = 0
+    for seed in SPILLED:
+        graph = build(random_model(seed, LIMITS), SMALL.lanes)
+        for action in actions(graph, plan(graph, SMALL), SMALL, trace=True):
+            assert all(region.start < region.end for region in (*action.reads, *action.writes))
+            if action.opcode == Opcode.STORE:
+                assert action.reads == (Region(action.src, action.src + action.count),)
+                stored += 1
+            elif action.node is not None and action.node.res is not None:
+                (written,) = action.writes
+                words = written.end - written.start
+                assert written.start == action.dst
+                assert Region(action.res, action.res + words) in action.reads
+                residuals += 1
+    assert residuals and stored
+
+
 def test_stripes_read_every_row_once_or_as_halo():
     graph = build(random_model(19, LIMITS), SMALL.lanes)
     for group in plan(graph, SMALL).groups:
