@@ -44,7 +44,7 @@ MODULES = {
     "gen.streams": ("gen_compile", "second_agreement"),
     "gen.allocate": ("gen_allocate", "gen_spill", "gen_cost"),
     "gen.schedule": ("gen_schedule", "gen_spill", "gen_cost"),
-    "gen.mask_cache": ("gen_compile", "gen_cost"),
+    "gen.mask_cache": ("gen_compile", "gen_spill", "gen_cost"),
     "gen.stripes": ("gen_spill", "gen_schedule"),
     "gen.actions": ("gen_spill", "gen_schedule", "gen_cost"),
     "sw.signs": ("sw_signs", "sw_vectors", "second_vectors"),

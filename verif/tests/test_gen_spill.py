@@ -9,8 +9,11 @@ import pytest
 from hiddenfold.gen.actions import Region, actions
 from hiddenfold.gen.compile import CompileError, compile_model
 from hiddenfold.gen.graph import build
-from hiddenfold.gen.limits import largest_batch
+from hiddenfold.gen.limits import largest_batch, place
+from hiddenfold.gen.mask_cache import cache_places
+from hiddenfold.gen.plan import ConvPlan
 from hiddenfold.gen.spill import plan
+from hiddenfold.gen.streams import MaskStreams
 from hiddenfold.gen.stripes import Group
 from hiddenfold.gen.target import Target
 from hiddenfold.hw.isa import Opcode
@@ -122,6 +125,33 @@ def test_instructions_know_all_words_that_they_read_and_write():
                 assert Region(action.res, action.res + words) in action.reads
                 residuals += 1
     assert residuals and stored
+
+
+def test_masks_that_an_instruction_needs_again_are_cached():
+    """Outside of loops each convolution has the whole cache, before loops, too."""
+    seen = set()
+    for seed in (*SPILLED, 12):
+        model = random_model(seed, LIMITS)
+        graph, masks = build(model, TINY.lanes), MaskStreams(model, TINY)
+        program = actions(graph, place(graph, TINY, 1), TINY, trace=False)
+        loops = [pc for pc, action in enumerate(program) if action.opcode == Opcode.LOOP]
+        ends = [pc for pc, action in enumerate(program) if action.opcode == Opcode.ENDLOOP]
+        alone: dict[str, list[int]] = {}
+        for pc, action in enumerate(program):
+            inside = sum(loop < pc for loop in loops) > sum(end < pc for end in ends)
+            if action.opcode == Opcode.CONV and not inside:
+                alone.setdefault(action.execution.name, []).append(pc)
+        cached = cache_places(program, masks, TINY)
+        for name, pcs in alone.items():
+            convs = [program[pc] for pc in pcs]
+            stream = convs[0].execution.stream
+            assert stream is not None
+            plans = [ConvPlan.make(c.execution, TINY, len(c.images), c.stripe) for c in convs]
+            again = any(len(plan.tiles) > 1 for plan in plans)
+            if again and masks.bytes(stream) <= TINY.mask_cache:
+                assert name in cached, (seed, name)
+                seen.add("before a loop" if loops and pcs[0] < loops[0] else "elsewhere")
+    assert seen == {"before a loop", "elsewhere"}
 
 
 def test_stripes_read_every_row_once_or_as_halo():
