@@ -271,27 +271,41 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--modules", nargs="+", choices=MODULES, default=list(MODULES))
     parser.add_argument("--json", type=Path, help="write the outcome here")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="only judge the survivors in the file of --json that have no explanation",
+    )
     arguments = parser.parse_args()
     everything = [
         (*mutant, MODULES[name]) for name in arguments.modules for mutant in mutants(name)
     ]
     chosen = random.Random(arguments.seed).sample(everything, min(arguments.count, len(everything)))
+    reasons, survivors, seconds = explanations(), [], 0.0
+    count, judged = len(chosen), chosen
+    if arguments.again:
+        if arguments.json is None:
+            parser.error("argument --again: needs --json, a file of an earlier run")
+        before = json.loads(arguments.json.read_text(encoding="utf-8"))
+        count, seconds = before["mutants"], before["seconds"]
+        places = [entry["where"] for entry in before["survivors"]]
+        survivors = [{"where": w, "reason": reasons[w]} for w in places if w in reasons]
+        judged = [m for m in chosen if m[0] in places and m[0] not in reasons]
     check, began = Check(), time.monotonic()
     if not check.passes():
         raise SystemExit("the code itself does not pass")
-    reasons, survivors = explanations(), []
-    for where, function, code, tests in chosen:
+    for where, function, code, tests in judged:
         if survives(check, function, code, tests):
             survivors.append({"where": where, "reason": reasons.get(where, "")})
             print(f"survivor: {where}", flush=True)
     harmless = sum(bool(entry["reason"]) for entry in survivors)
     data = {
-        "mutants": len(chosen),
+        "mutants": count,
         "of": len(everything),
-        "found": len(chosen) - len(survivors),
+        "found": count - len(survivors),
         "harmless": harmless,
         "survivors": survivors,
-        "seconds": time.monotonic() - began,
+        "seconds": seconds + time.monotonic() - began,
         "seed": arguments.seed,
     }
     if arguments.json:
