@@ -1,68 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m hiddenfold.sw.search.ablation``: accuracy with each generator of weight signs.
+"""``python -m hiddenfold.sw.search.ablation``: accuracy of variants of one search.
 
-Searches the network of a configuration with every generator and several seeds, and writes a table
-with mean and spread. The test split is not used: the last 5,000 training images are held out. Runs
-that are finished are kept and one that was stopped is resumed, so the command may be repeated.
+Searches every variant of a configuration with several seeds, and writes a table with mean and
+spread. The test split is not used: the last 5,000 training images are held out. Runs that are
+finished are kept and one that was stopped is resumed, so the command may be repeated.
+
+A file of variants names a configuration, what all variants change in it (tables `model` and
+`train`), and what each of them does::
+
+    base = "../cifar100-hfn-ablation.toml"
+
+    [[variant]]
+    name = "torch"
+    model = { generator = "torch" }
+
+The `teacher` of a variant may be the name of one before it: that one's run with the same seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from hiddenfold.sw.files import write_atomically
-from hiddenfold.sw.search.config import load_config
+from hiddenfold.sw.operations import shorten
+from hiddenfold.sw.search.config import load_config, merge, parse_config
 from hiddenfold.sw.search.data import Split, load_split
-from hiddenfold.sw.search.generators import GENERATORS
 from hiddenfold.sw.search.run_directory import CHECKPOINT
 from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.train import train
+from hiddenfold.sw.toml import parse_toml
 
-__all__ = ["run", "table"]
+__all__ = ["load_variants", "run", "table"]
 
 HELD_OUT = 5000
 TABLE = "table.md"
 
-# Held-out top-1 of every finished run, by generator and seed.
+# Tables of a file of variants that hold for all of them.
+_COMMON = ("model", "train")
+
+# Held-out top-1 of every finished run, by variant and seed.
 Results = dict[str, dict[int, float]]
+# Configurations by name of the variant.
+Variants = dict[str, SearchConfig]
 
 
-def run(config: SearchConfig, data: tuple[Split, Split], out: Path, seeds: int) -> Results:
-    """Search with every generator and the seeds 1 .. `seeds`; all generators of a seed first."""
-    results: Results = {generator: {} for generator in GENERATORS}
+def load_variants(path: str | Path) -> Variants:
+    """Read a file of variants; `ValueError` names the file, the variant and what is wrong in it."""
+    path = Path(path)
+    try:
+        data = parse_toml(path.read_bytes())
+        base, entries = data.pop("base", None), data.pop("variant", None)
+        unknown = [key for key in data if key not in _COMMON]
+        if unknown:
+            allowed = ", ".join(("base", *_COMMON, "variant"))
+            raise ValueError(f"Key {shorten(unknown[0])} is unknown; allowed: {allowed}")
+        if not isinstance(base, str):
+            raise ValueError(f"Key 'base' must name a file, not {shorten(base)}")
+        if not isinstance(entries, list) or not entries:
+            raise ValueError("Key 'variant' must list at least 1 variant")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    common = merge(load_config(path.parent / base).to_dict(), data)
+    variants: Variants = {}
+    for entry in entries:
+        name = _name(path, entry, variants)
+        try:
+            variants[name] = parse_config(merge(common, entry))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: variant {name}: {error}") from error
+    return variants
+
+
+def _name(path: Path, entry: dict[str, Any], before: Variants) -> str:
+    """Take the name out of a variant; it becomes the name of a directory."""
+    name = entry.pop("name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        allowed = "lower-case letters, digits and hyphens"
+        raise ValueError(f"{path}: name of a variant must be {allowed}, not {shorten(name)}")
+    if name in before:
+        raise ValueError(f"{path}: name of a variant must be unique, not {name!r} twice")
+    return name
+
+
+def run(variants: Variants, data: tuple[Split, Split], out: Path, seeds: int) -> Results:
+    """Search every variant with the seeds 1 .. `seeds`; all variants of a seed first."""
+    results: Results = {name: {} for name in variants}
     for seed in range(1, seeds + 1):
-        for generator in GENERATORS:
+        for name, config in variants.items():
             # The seed of the search gives first scores, order of images and augmentation: the same
-            # for all generators, so that nothing but the signs differs.
+            # for all variants, so that nothing but what they change differs.
+            teacher = config.train.teacher
+            if teacher in variants:
+                teacher = str(out / f"{teacher}-{seed}")
             one = dataclasses.replace(
                 config,
-                model=dataclasses.replace(config.model, generator=generator, seed=seed),
-                train=dataclasses.replace(config.train, seed=seed),
+                model=dataclasses.replace(config.model, seed=seed),
+                train=dataclasses.replace(config.train, seed=seed, teacher=teacher),
             )
-            directory = out / f"{generator}-{seed}"
+            directory = out / f"{name}-{seed}"
             resume = (directory / CHECKPOINT).exists()
             row = train(one, "", directory, resume=resume, data=data)
-            results[generator][seed] = row["top1"]
+            results[name][seed] = row["top1"]
             write_atomically(out / TABLE, table(results).encode())
-            print(f"{generator}, seed {seed}: {row['top1']:.2f} %", file=sys.stderr, flush=True)
+            print(f"{name}, seed {seed}: {row['top1']:.2f} %", file=sys.stderr, flush=True)
     return results
 
 
 def table(results: Results) -> str:
     """Markdown: top-1 per seed, mean, and standard deviation over seeds (of a sample)."""
     seeds = sorted(set().union(*results.values()))
-    head = ["generator", *(f"seed {seed}" for seed in seeds), "mean", "deviation"]
+    head = ["variant", *(f"seed {seed}" for seed in seeds), "mean", "deviation"]
     lines = [head, ["---"] * len(head)]
-    for generator, found in results.items():
+    for name, found in results.items():
         values = list(found.values())
         mean = f"{statistics.mean(values):.2f}" if values else ""
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         cells = [f"{found[seed]:.2f}" if seed in found else "" for seed in seeds]
-        lines.append([f"`{generator}`", *cells, mean, spread])
+        lines.append([f"`{name}`", *cells, mean, spread])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -70,21 +130,22 @@ def main() -> None:
     """Run and print the table."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
-    parser.add_argument("config", metavar="CONFIG.toml", type=Path)
+    parser.add_argument("variants", metavar="VARIANTS.toml", type=Path)
     parser.add_argument("--data", metavar="DIR", type=Path, default=Path("data"))
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", metavar="N", type=int, default=3)
     args = parser.parse_args()
     try:
-        config = load_config(args.config)
-        split = load_split(config.dataset, args.data, "train", config.image)
+        variants = load_variants(args.variants)
+        first = next(iter(variants.values()))
+        split = load_split(first.dataset, args.data, "train", first.image)
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"ablation: {error}")
     data = (
         Split(split.images[:-HELD_OUT], split.labels[:-HELD_OUT]),
         Split(split.images[-HELD_OUT:], split.labels[-HELD_OUT:]),
     )
-    print(table(run(config, data, args.out, args.seeds)), end="")
+    print(table(run(variants, data, args.out, args.seeds)), end="")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from hiddenfold.sw.search.settings import (
 )
 from hiddenfold.sw.toml import parse_toml
 
-__all__ = ["load_config", "parse_config"]
+__all__ = ["load_config", "merge", "parse_config"]
 
 
 def load_config(path: str | Path) -> SearchConfig:
@@ -38,7 +38,7 @@ def load_config(path: str | Path) -> SearchConfig:
         data = _load(Path(path))
         if "base" in data:
             base = Path(path).parent / _typed("base", data.pop("base"), str)
-            data = _merge(_load_base(base), data)
+            data = merge(_load_base(base), data)
         return parse_config(data)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -67,12 +67,12 @@ def _load_base(path: Path) -> dict[str, Any]:
     return data
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """The tables of both, key by key; where both have a value that of `over` holds."""
     merged = dict(base)
     for key, value in over.items():
         both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both_tables else value
+        merged[key] = merge(base[key], value) if both_tables else value
     return merged
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generators of the ablation, its resuming, and what the export refuses."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hiddenfold.sw.search.data import Split
 from hiddenfold.sw.search.export import export_run
 from hiddenfold.sw.search.generators import GENERATORS, weight_signs
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
+from hiddenfold.sw.search.run_directory import load_run
 from hiddenfold.sw.search.state import Search
 from hiddenfold.sw.search.warm_start import warm_start
 
@@ -115,6 +117,7 @@ def test_ablation_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.randint(0, 3, (64,), generator=generator))
+    variants = {name: configuration(generator=name) for name in GENERATORS}
     started = []
     original = ablation.train
 
@@ -126,22 +129,84 @@ def test_ablation_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ablation, "train", stop_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
-        ablation.run(configuration(), (split, split), tmp_path, 2)
+        ablation.run(variants, (split, split), tmp_path, 2)
     assert started == [*(f"{name}-1" for name in GENERATORS), "lfsr-2", "torch-2"]
     partial = (tmp_path / ablation.TABLE).read_text().splitlines()
     assert len(partial) == 2 + len(GENERATORS)
     checkpoint = tmp_path / "lfsr-1" / "checkpoint.pt"
     before = torch.load(checkpoint)["model"]
-    results = ablation.run(configuration(), (split, split), tmp_path, 2)
+    results = ablation.run(variants, (split, split), tmp_path, 2)
     assert all(list(found) == [1, 2] for found in results.values())
     for key, value in torch.load(checkpoint)["model"].items():
         assert torch.equal(value, before[key])
 
 
+FILES = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_shipped_variants(path: Path) -> None:
+    variants = ablation.load_variants(path)
+    changed = [{**config.to_dict(), "name": None} for config in variants.values()]
+    assert len(variants) > 3
+    assert all(one not in changed[:number] for number, one in enumerate(changed))
+    # Each network can be made.
+    for config in variants.values():
+        FoldedResNet(config.model)
+
+
+def test_generators_are_compared() -> None:
+    generators = [c.model.generator for c in ablation.load_variants(FILES[0]).values()]
+    assert generators == list(GENERATORS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('bse = "x"', "Key 'bse' is unknown; allowed: base, model, train, variant"),
+        ("base = 3", "Key 'base' must name a file, not 3"),
+        ('base = "base.toml"', "Key 'variant' must list at least 1 variant"),
+        ('base = "base.toml"\n[[variant]]', "name of a variant must be lower-case letters, digits"),
+        ('base = "base.toml"\n[[variant]]\nname = "../a"', "name of a variant must be lower-case"),
+        (
+            'base = "base.toml"\n[[variant]]\nname = "a"\n[[variant]]\nname = "a"',
+            "name of a variant must be unique, not 'a' twice",
+        ),
+        (
+            'base = "base.toml"\n[[variant]]\nname = "a"\nmodel = { top_k = 2.0 }',
+            "variant a: Key 'model.top_k' must be above 0 and up to 1, not 2.0",
+        ),
+    ],
+)
+def test_bad_files_of_variants(tmp_path: Path, text: str, message: str) -> None:
+    config = Path(__file__).parents[2] / "configs" / "cifar100-hfn-ablation.toml"
+    (tmp_path / "base.toml").write_bytes(config.read_bytes())
+    path = tmp_path / "variants.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}"):
+        ablation.load_variants(path)
+
+
+def test_a_teacher_is_the_run_with_the_same_seed(tmp_path: Path) -> None:
+    images = torch.zeros(32, 3, 8, 8, dtype=torch.uint8)
+    split = Split(images, torch.arange(32) % 3)
+    variants = {
+        "dense": configuration(weights="trained", top_k=1.0),
+        "taught": configuration(),
+    }
+    taught = variants["taught"]
+    train = dataclasses.replace(taught.train, teacher="dense")
+    variants["taught"] = dataclasses.replace(taught, train=train)
+    ablation.run(variants, (split, split), tmp_path, 2)
+    for seed in (1, 2):
+        config, _, _ = load_run(tmp_path / f"taught-{seed}")
+        assert config.train.teacher == str(tmp_path / f"dense-{seed}")
+
+
 def test_table() -> None:
     results = {"lfsr": {1: 20.0, 2: 22.0, 3: 21.0}, "torch": {1: 20.5}, "serial-lfsr": {}}
     assert ablation.table(results).splitlines() == [
-        "| generator | seed 1 | seed 2 | seed 3 | mean | deviation |",
+        "| variant | seed 1 | seed 2 | seed 3 | mean | deviation |",
         "| --- | --- | --- | --- | --- | --- |",
         "| `lfsr` | 20.00 | 22.00 | 21.00 | 21.00 | 1.00 |",
         "| `torch` | 20.50 |  |  | 20.50 |  |",
