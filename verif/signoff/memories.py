@@ -181,12 +181,14 @@ def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:
 
 
 def _triples(words: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Three transfers each, of words that do not overlap, in all places."""
+    """Three transfers each, of words that do not overlap, in all places; some are large."""
     rng = np.random.default_rng(6)
-    for _ in range(20):
-        chip = np.sort(rng.choice(words // 64, 3, replace=False)) * 64
-        outside = np.sort(rng.choice(words // 64, 3, replace=False)) * 64
-        sizes = rng.integers(1, 65, 3)
+    for number in range(32):
+        room = 2048 if number % 8 == 7 else 64
+        chip, outside = (rng.permutation(words // room)[:3] * room for _ in range(2))
+        sizes = rng.integers(1, room + 1, 3)
+        chip += rng.integers(0, room - sizes + 1)
+        outside += rng.integers(0, room - sizes + 1)
         yield list(zip(chip.tolist(), sizes.tolist(), outside.tolist(), strict=True))
 
 

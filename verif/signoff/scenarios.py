@@ -211,19 +211,20 @@ def long_run(rig: Rig) -> None:
 
 
 def long_program(open_device: Callable[..., ProbeDevice], case: Case) -> None:
-    """Thousands of copies of an instruction, and an illegal one behind them."""
+    """Thousands of copies of an instruction, and an illegal one behind them, once after a loop."""
     rig = Rig(open_device(_MEMORY), case, spread=_MEMORY // 8)
     begin, *_ = listing = [fields for _, fields in instructions(rig.case.program.memory)]
     pool = next(fields for fields in listing if fields["opcode"] == Opcode.POOL)
     one = dict.fromkeys(("kernel", "stride", "in_h", "in_w", "out_h", "out_w", "in_words"), 1)
-    copies = 4200
-    parts = (begin, {**pool, **one, "top": 0}, {"opcode": Opcode.ENDLOOP})
-    first, copy, last = (signed(bytes(BYTES), 0, **fields) for fields in parts)
-    program = first + copies * copy + last
+    end = {"opcode": Opcode.ENDLOOP}
+    parts = (begin, {**pool, **one, "top": 0}, {"opcode": Opcode.LOOP, "count": 2}, end)
+    first, copy, loop, last = (signed(bytes(BYTES), 0, **fields) for fields in parts)
     rig.device.configure(read_latency=0)
-    rig.device.write_memory(rig.places["PROGRAM"][0], program)
-    rig.limit = 100 * copies
-    rig.expect_error(Error.LOOP, BYTES * (copies + 1), PROGRAM_SIZE=len(program))
+    for copies, behind in ((4200, b""), (4020, loop + copy + last), (0, b"")):
+        program = first + copies * copy + behind + last
+        rig.device.write_memory(rig.places["PROGRAM"][0], program)
+        rig.limit = 100 * (copies + 10)
+        rig.expect_error(Error.LOOP, len(program) - BYTES, PROGRAM_SIZE=len(program))
 
 
 def watchdogs(rig: Rig) -> None:

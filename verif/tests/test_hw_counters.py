@@ -9,7 +9,8 @@ from hiddenfold.hw.counters import Counters
 from hiddenfold.verif.bench.sim_stream import simulate
 
 
-@pytest.mark.parametrize("shifts", [(0, 3, 4, 0, 0, 0, 0), (0,), (2, 0)], ids=str)
+# Large shifts reach the high bits.
+@pytest.mark.parametrize("shifts", [(0, 3, 4, 0, 0, 0, 0), (0,), (2, 0), (31, 0, 55)], ids=str)
 def test_every_event_is_counted(shifts):
     rng = random.Random(len(shifts))
     dut = Counters(shifts=shifts)
