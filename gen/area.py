@@ -3,8 +3,8 @@
 
 Block RAMs follow from the shapes of the memories. LUTs are a sum over the parts: those of the array
 are Yosys' for 32 x 64 x 8 (docs/decisions.md), the rest is Yosys' for `ulx3s-85f` (`MEASURED`)
-shared out among rows, lanes and what does not grow, and taken as 0.7 LUT6 for a LUT4, which nobody
-has measured. Good for comparing targets; what a target really takes, `hiddenfold synth` says.
+shared out among rows, lanes and what does not grow, and taken as 0.77 LUT6 for a LUT4, as it is
+for `zynq-7020`. Good for comparing targets; what a target really takes, `hiddenfold synth` says.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ _MAPPED = (1.41, 0.84)
 _PORTABLE = (3.34, 1.8)
 #: LUT4 of a row besides its lanes, of a lane besides its rows, and of the rest.
 _ROW, _LANE, _REST = 190, 90, 10_580
-_LUT6_SHARE = 0.7
+_LUT6_SHARE = 0.77
 
-#: LUTs and block RAMs of whole accelerators as Yosys makes them: the part of the core in the
-#: synthesized ULX3S design, where a carry cell counts as two LUT4.
-MEASURED = {"ulx3s-85f": (45_521, 182)}
+#: LUTs and block RAMs of whole accelerators as Yosys makes them (`hiddenfold synth --top core`).
+MEASURED = {"ulx3s-85f": (46_017, 182), "zynq-7020": (31_582, 232)}
 
 
 def luts(target: Target) -> int:
@@ -42,7 +41,7 @@ def luts(target: Target) -> int:
 
 
 def block_rams(target: Target) -> int:
-    """Memories of 16 or 18 kbit."""
+    """Memories of 16 or 18 kbit; a few less where small ones become LUTs."""
     words = 8 * target.lanes
     sums = target.rows * target.acc_bits
     lines = 24 * (target.stem_kernel - 1)

@@ -116,7 +116,7 @@ def test_sizes_are_those_of_synthesis(name):
     target = Target.load(name)
     lut, bram = MEASURED[name]
     assert abs(luts(target) - lut) < 0.02 * lut
-    assert block_rams(target) == bram
+    assert bram <= block_rams(target) < 1.03 * bram
 
 
 def test_the_command(capsys, tmp_path):
