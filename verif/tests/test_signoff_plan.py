@@ -127,7 +127,10 @@ def test_evidence_comes_from_files(tmp_path):
     (tmp_path / "junit.xml").write_text(
         '<testsuites><testsuite><testcase classname="verif.tests.test_a" name="test_b[1]"/>'
         '<testcase classname="verif.tests.test_a" name="test_b[2]"><failure/></testcase>'
-        '<testcase classname="verif.tests.test_a" name="test_c"/></testsuite></testsuites>'
+        '<testcase classname="verif.tests.test_a" name="test_c"/>'
+        '<testcase classname="verif.tests.test_a" name="test_c[2]"><skipped/></testcase>'
+        '<testcase classname="verif.tests.test_a" name="test_d"><skipped/></testcase>'
+        "</testsuite></testsuites>"
     )
     (tmp_path / "proofs.json").write_text(json.dumps(evidence().proofs))
     (tmp_path / "networks-t.json").write_text(json.dumps(evidence().networks[0]))
