@@ -24,6 +24,7 @@ import dataclasses
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,10 @@ def _name(path: Path, entry: dict[str, Any], before: Variants) -> str:
     return name
 
 
-def run(variants: Variants, data: tuple[Split, Split], out: Path, seeds: int) -> Results:
-    """Search every variant with the seeds 1 .. `seeds`; all variants of a seed first."""
+def run(variants: Variants, data: tuple[Split, Split], out: Path, seeds: Sequence[int]) -> Results:
+    """Search every variant with the `seeds`; all variants of a seed first."""
     results: Results = {name: {} for name in variants}
-    for seed in range(1, seeds + 1):
+    for seed in seeds:
         for name, config in variants.items():
             # The seed of the search gives first scores, order of images and augmentation: the same
             # for all variants, so that nothing but what they change differs.
@@ -133,7 +134,10 @@ def main() -> None:
     parser.add_argument("variants", metavar="VARIANTS.toml", type=Path)
     parser.add_argument("--data", metavar="DIR", type=Path, default=Path("data"))
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--seeds", metavar="N", type=int, default=3)
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="how many (default: 3)")
+    parser.add_argument(
+        "--first", metavar="SEED", type=int, default=1, help="the first (default: 1)"
+    )
     args = parser.parse_args()
     try:
         variants = load_variants(args.variants)
@@ -145,7 +149,8 @@ def main() -> None:
         Split(split.images[:-HELD_OUT], split.labels[:-HELD_OUT]),
         Split(split.images[-HELD_OUT:], split.labels[-HELD_OUT:]),
     )
-    print(table(run(variants, data, args.out, args.seeds)), end="")
+    seeds = range(args.first, args.first + args.seeds)
+    print(table(run(variants, data, args.out, seeds)), end="")
 
 
 if __name__ == "__main__":

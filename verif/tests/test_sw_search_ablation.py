@@ -129,13 +129,13 @@ def test_ablation_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ablation, "train", stop_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
-        ablation.run(variants, (split, split), tmp_path, 2)
+        ablation.run(variants, (split, split), tmp_path, (1, 2))
     assert started == [*(f"{name}-1" for name in GENERATORS), "lfsr-2", "torch-2"]
     partial = (tmp_path / ablation.TABLE).read_text().splitlines()
     assert len(partial) == 2 + len(GENERATORS)
     checkpoint = tmp_path / "lfsr-1" / "checkpoint.pt"
     before = torch.load(checkpoint)["model"]
-    results = ablation.run(variants, (split, split), tmp_path, 2)
+    results = ablation.run(variants, (split, split), tmp_path, (1, 2))
     assert all(list(found) == [1, 2] for found in results.values())
     for key, value in torch.load(checkpoint)["model"].items():
         assert torch.equal(value, before[key])
@@ -197,7 +197,7 @@ def test_a_teacher_is_the_run_with_the_same_seed(tmp_path: Path) -> None:
     taught = variants["taught"]
     train = dataclasses.replace(taught.train, teacher="dense")
     variants["taught"] = dataclasses.replace(taught, train=train)
-    ablation.run(variants, (split, split), tmp_path, 2)
+    ablation.run(variants, (split, split), tmp_path, (1, 2))
     for seed in (1, 2):
         config, _, _ = load_run(tmp_path / f"taught-{seed}")
         assert config.train.teacher == str(tmp_path / f"dense-{seed}")
