@@ -206,7 +206,9 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     header["seed"] = int(seed, 16)
     check_integer("Model: seed", header["seed"], 1, (1 << 64) - 1)
     if len(header["image"]) != 2:
-        raise ValueError(f"Model file: image must be [height, width], not {header['image']!r}")
+        raise ValueError(
+            f"Model file: image must be [height, width], not {shorten(list(header['image']))}"
+        )
     for value in header["image"]:
         check_integer("Model file: image height and width", value, 1, 1024)
     check_integer("Model file: number of classes", len(header["classes"]), 1, 4096)

@@ -124,6 +124,17 @@ def test_long_keys_are_shortened():
     assert len(str(caught.value)) < 500
 
 
+def test_long_values_are_shortened():
+    data = small_model().to_bytes()
+    for image in ([1, "a" * 5000], [1, *range(300)]):
+        changed = with_header(
+            data, lambda header, image=image: json.dumps(header | {"image": image})
+        )
+        with pytest.raises(ValueError, match="image .*not ") as caught:
+            Model.from_bytes(changed)
+        assert len(str(caught.value)) < 500
+
+
 def test_deep_and_long_toml():
     with pytest.raises(ValueError, match=r"^TOML file must not be nested so deep$"):
         parse_toml(b"a = " + b"[" * 100_000)
