@@ -113,6 +113,9 @@ class Evidence:
         elif kind == "mutants":
             share = self.mutants.get("share_of_harmful")
             results = [] if share is None else [share >= 0.98]
+        elif kind == "python":
+            survivors = self.python_mutants.get("survivors")
+            results = [] if survivors is None else [all(entry["reason"] for entry in survivors)]
         elif kind == "second":
             results = [not self.second["differences"]] if self.second else []
         elif kind == "fuzz":

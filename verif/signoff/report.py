@@ -93,9 +93,10 @@ def _tiles(evidence: Evidence, plan: list[Testpoint], states: dict[int, str]) ->
     if evidence.faults:
         bad = len(evidence.faults["failures"])
         tiles.append((f"{evidence.faults['faults']:,}", f"injected faults, {bad} failures"))
-    if evidence.mutants:
-        share = evidence.mutants["share_of_harmful"]
-        tiles.append((f"{share:.1%}", f"of {evidence.mutants['mutants']} RTL mutants found"))
+    for what, outcome in (("RTL", evidence.mutants), ("Python", evidence.python_mutants)):
+        if outcome:
+            text = f"{what} mutants found, {outcome['harmless']} explained"
+            tiles.append((f"{outcome['found']}/{outcome['mutants']}", text))
     if evidence.coverage:
         bins = evidence.coverage["functional"]
         tiles.append((f"{sum(b['count'] > 0 for b in bins)}/{len(bins)}", "functional bins"))
@@ -103,7 +104,8 @@ def _tiles(evidence: Evidence, plan: list[Testpoint], states: dict[int, str]) ->
             parts = [kinds[kind] for kinds in evidence.coverage["code"].values() if kind in kinds]
             if total := sum(part["total"] for part in parts):
                 share = sum(part["covered"] for part in parts) / total
-                tiles.append((f"{share:.1%}", f"{kind} coverage"))
+                waived = sum(part["waived"] for part in parts)
+                tiles.append((f"{share:.1%}", f"{kind} coverage, {waived:,} waived"))
     return [{"value": value, "text": text} for value, text in tiles]
 
 

@@ -23,7 +23,7 @@ def test_every_test_of_the_plan_exists():
     known |= {f"proof {name}" for name, *_ in PROOFS}
     known |= {f"proof rows of {family} cells" for family in MAPPINGS}
     known |= {f"faults {kind.__name__}" for kind in KINDS}
-    known |= {"mutants", "networks", "second", "fuzz"}
+    known |= {"mutants", "python mutants", "networks", "second", "fuzz"}
     assert {name for point in POINTS for name in point.tests} <= known
 
 
@@ -77,6 +77,12 @@ def evidence() -> Evidence:
             "found_by": {"registers": 97, "": 3},
             "verdicts": [{"where": "somewhere", "scenario": ""}],
         },
+        python_mutants={
+            "mutants": 50,
+            "found": 48,
+            "harmless": 1,
+            "survivors": [{"where": "a", "reason": "why"}, {"where": "b", "reason": ""}],
+        },
         networks=[
             {"target": "t", "seed": 1, "networks": 5, "values_compared": 10**6, "mismatches": 0}
         ],
@@ -106,6 +112,7 @@ def evidence() -> Evidence:
         (["test_a::test_b", "proof p", "faults reset", "mutants", "networks"], ["g"], MET),
         (["test_a::test_b", "fuzz"], ["code drain"], MET),
         (["second"], [], FAILED),
+        (["python mutants"], [], FAILED),
         (["test_a::test_c"], [], FAILED),
         (["faults abort"], [], FAILED),
         (["test_a::test_b"], ["h"], FAILED),
@@ -141,7 +148,15 @@ def test_evidence_comes_from_files(tmp_path):
 
 def test_page_shows_everything():
     page = render(evidence(), POINTS)
-    for text in ("&lt;y&gt;", "somewhere", "not explained", "1,000,000", "99.0%", "few bits: 2"):
+    for text in (
+        "&lt;y&gt;",
+        "somewhere",
+        "not explained",
+        "1,000,000",
+        "99.0%",
+        "few bits: 2",
+        "48/50",
+    ):
         assert text in page, text
     assert all(point.feature in page for point in POINTS)
     assert "<script" not in page and "http" not in page
