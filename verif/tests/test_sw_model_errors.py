@@ -510,7 +510,7 @@ CONV_KEYS = "bits, in, kernel, name, op, out, out_channels, residual, stream, st
         (edit(classes="ab"), "Model file: classes must be a list, not 'ab'"),
         (edit(ops={}), "Model file: ops must be a list, not {}"),
         (edit(image=3), "Model file: image must be a list, not 3"),
-        (edit(image=[3]), "Model file: image must be [height, width], not (3,)"),
+        (edit(image=[3]), "Model file: image must be [height, width], not [3]"),
         (
             edit(image=[3, 10**9]),
             "Model file: image height and width must be an integer in 1..1024, not 1000000000",
