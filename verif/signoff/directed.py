@@ -45,7 +45,7 @@ def directed() -> list[Directed]:
         Directed(_frozen()),
         *(Directed(_model("maps", (side, side), [_conv("u", "x", 12, kernel=3)]), {"batch": batch})
           for side, batch in ((4, 2), (4, 3), (5, 2), (5, 3), (5, 4), (9, 4))),
-        Directed(_model("long", (1000, 3), [
+        Directed(_model("long", (1024, 3), [
             _conv("u", "x", 4), _conv("x", "y", 4, kernel=3), _conv("y", "y", 4, residual="x"),
         ])),
         Directed(_model("one pixel", (1, 1), [_conv("u", "x", 4096), _conv("x", "y", 9)], 1020)),

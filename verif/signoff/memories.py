@@ -127,7 +127,7 @@ def windows(rig: Rig) -> None:
 
 
 def beyond(open_device: Callable[..., ProbeDevice], case: Case) -> None:
-    """Each region in turn reaches past the last address, by little."""
+    """Each region in turn reaches past the last address, by little, or ends there."""
     device = open_device(_FAR)
     rig = Rig(device, case)
     device.configure(read_latency=3)
@@ -139,10 +139,26 @@ def beyond(open_device: Callable[..., ProbeDevice], case: Case) -> None:
             device.write_memory(place, device.read_memory(at, inside))
             rig.expect_error(Error.WINDOW, **{name: place})
             rig.expect_good()
+        if name in ("PROGRAM", "IMAGE") and not size % 16:
+            last = (1 << 32) - size
+            device.write_memory(last, device.read_memory(at, size))
+            rig.expect_good(**{name: last})
+            rig.expect_good()
     begin, *_, end = (fields for _, fields in instructions(case.program.memory))
     _write_program(rig, [begin, {"opcode": Opcode.LOAD, "count": 10}, end])
     lanes = case.target.lanes
     rig.expect_error(Error.WINDOW, SCRATCH=(1 << 32) - 9 * lanes, SCRATCH_SIZE=10 * lanes)
+    _write_program(rig, [begin, {"opcode": Opcode.LOAD, "count": 1, "offset": 9 * lanes}, end])
+    rig.expect_error(Error.WINDOW, SCRATCH=(1 << 32) - 9 * lanes, SCRATCH_SIZE=10 * lanes)
+    shortest = b"".join(signed(bytes(BYTES), 0, **fields) for fields in (begin, end))
+    for place in ((1 << 32) - len(shortest), rig.places["PROGRAM"][0]):
+        device.write_memory(place, shortest)
+        rig.start(PROGRAM=place, PROGRAM_SIZE=len(shortest))
+        ending = rig.finish()
+        if ending.code:
+            raise Failure(f"a program of two instructions at {place:#x} ends in {ending}")
+    rig.fill()
+    rig.expect_good()
 
 
 def transfers(open_device: Callable[..., ProbeDevice], case: Case) -> None:

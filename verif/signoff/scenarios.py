@@ -111,6 +111,7 @@ class Bench:
         top = self.target.act_words // 2
         yield "transfers beside a wide image", lambda: beside(open_device, self.wide_image, top)
         yield "long program", lambda: long_program(open_device, self.cases[0])
+        yield "many images", lambda: many_images(rigs[0])
         yield "illegal programs", lambda: illegal_programs(rigs[0])
         yield "illegal transfers", lambda: illegal_transfers(rigs[2])
         accelerator = Accelerator(open_device())
@@ -225,6 +226,24 @@ def long_program(open_device: Callable[..., ProbeDevice], case: Case) -> None:
         rig.device.write_memory(rig.places["PROGRAM"][0], program)
         rig.limit = 100 * (copies + 10)
         rig.expect_error(Error.LOOP, len(program) - BYTES, PROGRAM_SIZE=len(program))
+
+
+def many_images(rig: Rig) -> None:
+    """As many images as can be counted, without anything to do for them."""
+    begin, *_, end = (fields for _, fields in instructions(rig.case.program.memory))
+    batch = 255
+    parts = signed(bytes(BYTES), 0, **begin), signed(bytes(BYTES), 0, **end | {"images": batch})
+    rig.device.configure(read_latency=0)
+    rig.device.write_memory(rig.places["PROGRAM"][0], b"".join(parts))
+    limit, rig.limit = rig.limit, 1_000_000
+    for images in (0xFFFF // batch * batch, 2 * batch):
+        rig.start(IMAGES=images, PROGRAM_SIZE=2 * BYTES)
+        ending = rig.finish()
+        if ending.code or rig.read("IMAGES_DONE") != images:
+            raise Failure(f"{images} images end in {ending}, {rig.read('IMAGES_DONE')} done")
+    rig.limit = limit
+    rig.fill()
+    rig.expect_good()
 
 
 def watchdogs(rig: Rig) -> None:
