@@ -23,7 +23,7 @@ _FIFOS = (64, 256, 64, 128, 64)
 _MAPPED = (1.41, 0.84)
 _PORTABLE = (3.34, 1.8)
 #: LUT4 of a row besides its lanes, of a lane besides its rows, and of the rest.
-_ROW, _LANE, _REST = 190, 90, 10_580
+_ROW, _LANE, _REST = 190, 90, 11_076
 _LUT6_SHARE = 0.77
 
 #: LUTs and block RAMs of whole accelerators as Yosys makes them (`hiddenfold synth --top core`).

@@ -78,8 +78,10 @@ def load_variants(path: str | Path) -> Variants:
     return variants
 
 
-def _name(path: Path, entry: dict[str, Any], before: Variants) -> str:
+def _name(path: Path, entry: Any, before: Variants) -> str:
     """Take the name out of a variant; it becomes the name of a directory."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path}: variant must be a table, not {shorten(entry)}")
     name = entry.pop("name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         allowed = "lower-case letters, digits and hyphens"

@@ -7,7 +7,6 @@ Exit code 0 when each was refused in one line or could be used, 1 otherwise.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from hiddenfold.verif.fuzz.campaign import campaign
 from hiddenfold.verif.fuzz.kinds import KINDS
+from hiddenfold.verif.signoff.outcome import write_outcome
 
 
 def main() -> int:
@@ -48,9 +48,7 @@ def main() -> int:
                 f"--first {text.split()[1].rstrip(':')} --count 1)"
             )
         outcome.append({"kind": name, "first": args.first} | asdict(findings))
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(outcome, indent=2), encoding="utf-8")
+    write_outcome(args.json, outcome)
     return int(any(kind["found"] for kind in outcome))
 
 

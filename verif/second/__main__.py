@@ -7,7 +7,6 @@ Exit code 0 when all is equal, 1 otherwise.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.model import Model
 from hiddenfold.verif.second.agreement import Agreement, check, random_network
+from hiddenfold.verif.signoff.outcome import write_outcome
 
 
 def main() -> int:
@@ -41,9 +41,7 @@ def main() -> int:
     print("networks with " + ", ".join(f"{k}: {n}" for k, n in sorted(result.features.items())))
     for text in result.differences[:10]:
         print(text)
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(asdict(result), indent=2), encoding="utf-8")
+    write_outcome(args.json, asdict(result))
     return int(bool(result.differences))
 
 

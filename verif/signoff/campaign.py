@@ -6,7 +6,6 @@ else, so ``--seed S --first i --count 1`` repeats it.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from hiddenfold.verif.bench.case import small_model
 from hiddenfold.verif.golden.random_networks import random_image
 from hiddenfold.verif.signoff.device import ProbeDevice
 from hiddenfold.verif.signoff.faults import KINDS, Known
+from hiddenfold.verif.signoff.outcome import write_outcome
 from hiddenfold.verif.signoff.rig import Case, Failure, Hang, Rig
 
 TARGET = "sim-tiny"
@@ -133,9 +133,7 @@ def main() -> int:
     outcome = run_campaign(
         rigs(library, cases()), seed=arguments.seed, first=arguments.first, count=arguments.count
     )
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(outcome.to_json(), indent=2), encoding="utf-8")
+    write_outcome(arguments.json, outcome.to_json())
     for kind, ends in sorted(outcome.ends.items()):
         print(f"{kind}: " + ", ".join(f"{end} {n}" for end, n in ends.most_common()))
     for text in outcome.failures[:20]:

@@ -7,7 +7,6 @@ specification promises), or it is a hole in the checks.
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -24,6 +23,7 @@ from hiddenfold.sw.driver.errors import AcceleratorError
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
 from hiddenfold.verif.signoff.campaign import TARGET
 from hiddenfold.verif.signoff.mutants import Mutant, make_mutants
+from hiddenfold.verif.signoff.outcome import write_outcome
 from hiddenfold.verif.signoff.rig import Failure
 from hiddenfold.verif.signoff.scenarios import Bench, open_devices
 
@@ -152,10 +152,8 @@ def main() -> int:
         library, mutants, seed=arguments.seed, log=lambda x: print(x, flush=True)
     )
     summary = outcome.summary(explanations())
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        data = summary | {"verdicts": [asdict(verdict) for verdict in outcome.verdicts]}
-        arguments.json.write_text(json.dumps(data, indent=2), encoding="utf-8")
+    verdicts = [asdict(verdict) for verdict in outcome.verdicts]
+    write_outcome(arguments.json, summary | {"verdicts": verdicts})
     print(
         f"{summary['mutants']} mutants, {summary['found']} found, {summary['harmless']} explained, "
         f"{len(summary['unexplained'])} not: {summary['share_of_harmful']:.1%} of those that do "

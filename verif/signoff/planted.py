@@ -6,7 +6,6 @@ pass in the copy without the bug, and fail with it.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +15,8 @@ import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+from hiddenfold.verif.signoff.outcome import write_outcome
 
 BUGS = Path(__file__).with_name("planted.toml")
 ROOT = Path(__file__).parents[2]
@@ -120,9 +121,7 @@ def main() -> int:
                 f"({seconds:.0f} s): {text}",
                 flush=True,
             )
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    write_outcome(arguments.json, rows)
     return int(not all(row["caught"] for row in rows))
 
 

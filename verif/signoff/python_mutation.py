@@ -34,6 +34,7 @@ from hiddenfold.verif.golden.compare import Layer, first_mismatch
 from hiddenfold.verif.golden.interpreter import run
 from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_networks import random_image, random_model
+from hiddenfold.verif.signoff.outcome import write_outcome
 
 SURVIVORS = Path(__file__).with_name("python_survivors.toml")
 #: What is mutated, and the tests of it in ``verif/tests``.
@@ -308,9 +309,7 @@ def main() -> int:
         "seconds": seconds + time.monotonic() - began,
         "seed": arguments.seed,
     }
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(data, indent=2), encoding="utf-8")
+    write_outcome(arguments.json, data)
     print(
         f"{data['found']} of {data['mutants']} mutants found (of {data['of']} possible), "
         f"{harmless} explained, {data['seconds']:.0f} s (seed {arguments.seed})"

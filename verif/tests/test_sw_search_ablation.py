@@ -166,6 +166,7 @@ def test_generators_are_compared() -> None:
         ('bse = "x"', "Key 'bse' is unknown; allowed: base, model, train, variant"),
         ("base = 3", "Key 'base' must name a file, not 3"),
         ('base = "base.toml"', "Key 'variant' must list at least 1 variant"),
+        ('base = "base.toml"\nvariant = [1]', "variant must be a table, not 1"),
         ('base = "base.toml"\n[[variant]]', "name of a variant must be lower-case letters, digits"),
         ('base = "base.toml"\n[[variant]]\nname = "../a"', "name of a variant must be lower-case"),
         (
