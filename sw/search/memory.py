@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 __all__ = ["keep_freed_memory"]
 
@@ -17,8 +18,10 @@ def keep_freed_memory() -> bool:
 
     By default every large tensor is mapped anew and its pages are cleared when they are first
     written: 5 to 20 % of the time of a training step. Holds for the whole process. Returns whether
-    the C library can do so; where it cannot, nothing changes.
+    the C library can do so. PyTorch is asked for large pages as well: it reads that from the
+    environment before its first tensor on the CPU.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -80,7 +80,6 @@ class StemConv2d(MaskedConv2d):
         self, cout: int, kernel: int, stride: int, *, image_channels: int, **options: Any
     ) -> None:
         super().__init__(kernel * kernel * image_channels, cout, 1, 1, **options)
-        self.image_channels = image_channels
         self.image_kernel = kernel
         self.image_stride = stride
 
@@ -159,7 +158,7 @@ class Block(nn.Module):
                 residual = added(self.shortcut_norm(self.shortcut(x)))
             for i, conv in enumerate(self.convs):
                 x = norms[i](conv(x, weights[i]))
-                x = activations[i](x) if i < last else activations[i](x + residual, added)
+                x = activations[i](x) if i < last else activations[i](x.add_(residual), added)
             added = activations[last]
         return x
 

@@ -66,48 +66,42 @@ def _from_threshold(flat: Tensor, threshold: Tensor, keep: int) -> Tensor:
     return above | (ties & (ties.cumsum(0) <= keep - above.sum()))
 
 
-# Values of the sample that brackets the threshold, and half the width of the bracket in ranks of
-# the sample: four standard deviations of the rank of a value in a random sample, or more.
-_SAMPLE = 8192
-_BRACKET = 192
-
-
 def _threshold(flat: Tensor, keep: int) -> Tensor:
-    """The value of rank `keep` from the top; exact.
+    """The value of rank `keep` from the top; exact."""
+    rank = flat.numel() - keep  # from the bottom
+    if flat.device.type == "cpu":
+        # NumPy selects with vector instructions: 6 times faster than PyTorch.
+        return torch.from_numpy(np.partition(flat.numpy(), rank)[rank : rank + 1])[0]
+    return flat.kthvalue(rank + 1).values
 
-    A sample says between which two values the threshold must be; few values lie between them, and
-    only those are selected from. (When the sample was misleading, all values are.)
-    """
-    rank = flat.numel() - keep + 1  # from the bottom, as kthvalue counts
-    if flat.device.type == "cpu" and flat.numel() >= 8 * _SAMPLE:
-        sample = flat[:: flat.numel() // _SAMPLE].sort().values
-        place = rank * len(sample) // flat.numel()
-        low = sample[max(place - _BRACKET, 0)]
-        high = sample[min(place + _BRACKET, len(sample) - 1)]
-        below = flat < low
-        between = flat.masked_select(below ^ (flat <= high))
-        rank_between = rank - int(below.count_nonzero())
-        if 1 <= rank_between <= between.numel():
-            return between.kthvalue(rank_between).values
-    return flat.kthvalue(rank).values
+
+def _masked(weights: Tensor, mask: Tensor) -> Tensor:
+    """`weights` where `mask` is set, else 0: on their bits, which CPUs do with vectors."""
+    bits = {2: torch.int16, 4: torch.int32}[weights.element_size()]
+    return mask.to(bits).neg_().bitwise_and_(weights.view(bits)).view(weights.dtype)
 
 
 class _StraightThrough(torch.autograd.Function):
-    """weights * mask forward; the gradient times the weights backward."""
+    """weights * mask forward, in the type of `cast`; the gradient times the weights backward.
+
+    `weights` are float32, `cast` the same in the computing type.
+    """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, weights: Tensor, mask: Tensor, magnitude: bool) -> Tensor:
+    def forward(
+        ctx: Any, scores: Tensor, weights: Tensor, cast: Tensor, mask: Tensor, magnitude: bool
+    ) -> Tensor:
         ctx.save_for_backward(scores if magnitude else scores.new_empty(0), weights)
         ctx.magnitude = magnitude
-        return weights.where(mask, 0.0)
+        return _masked(cast, mask)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         scores, weights = ctx.saved_tensors
         grad = grads[0].float() * weights
         if ctx.magnitude:
-            grad = grad * scores.sign()
-        return grad, None, None, None
+            grad.mul_(scores.sign())
+        return grad, None, None, None, None
 
 
 class _SoftStraightThrough(torch.autograd.Function):
@@ -115,25 +109,30 @@ class _SoftStraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, weights: Tensor, mask: Tensor | None, softness: float
+        ctx: Any,
+        scores: Tensor,
+        weights: Tensor,
+        cast: Tensor,
+        mask: Tensor | None,
+        softness: float,
     ) -> Tensor:
         ctx.save_for_backward(weights)
         share = scores.clamp(0.0, 1.0)
         if mask is not None:
             share = share.mul_(softness).add_(mask, alpha=1.0 - softness)
-        return share.to(weights.dtype).mul_(weights)
+        return share.to(cast.dtype).mul_(cast)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (weights,) = ctx.saved_tensors
-        return grads[0].float() * weights, None, None, None
+        return grads[0].float() * weights, None, None, None, None
 
 
 class MaskedConv2d(nn.Module):
     """Convolution with LFSR signs and a learned mask; no bias.
 
     `scores` (float32 [Cout, Cin, K, K]) is the only parameter. `weights` is a constant of the
-    same shape and of the computing type: `sign * scale`, with the signed constant scale
+    same shape and type: `sign * scale`, with the signed constant scale
     sqrt(2 / (fan_in * top_k)). `magnitude` ranks by |score| (as published), else by the score.
 
     With `free_eighths` below 8 the mask is partly frozen (docs/spec.md section 2.1): the seed says
@@ -275,11 +274,11 @@ class MaskedConv2d(nn.Module):
         elif self.softness > 0.0:
             mask = self.mask() if self.softness < 1.0 else None
             weight = _SoftStraightThrough.apply(
-                self.scores, self._weights(dtype), mask, self.softness
+                self.scores, self.weights, self._weights(dtype), mask, self.softness
             )
         else:
             weight = _StraightThrough.apply(
-                self.scores, self._weights(dtype), self.mask(), self.magnitude
+                self.scores, self.weights, self._weights(dtype), self.mask(), self.magnitude
             )
         return weight.contiguous(memory_format=torch.channels_last)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from hiddenfold.sw.search.state import Search
 __all__ = ["PlainResNet18", "compare"]
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "cifar100-hfn-resnet18.toml"
-STEPS = 3
+SECONDS = 20.0
 
 
 class _Subnet(torch.autograd.Function):
@@ -88,28 +90,44 @@ class PlainResNet18(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), last, nn.Flatten())
 
 
-def compare(steps: int = STEPS) -> dict[str, float]:
-    """Images a second of both, from the fastest of `steps` steps, and their ratio.
+def compare(seconds: float = SECONDS) -> dict[str, float]:
+    """Images a second of both, from the fastest step within `seconds`, and their ratio.
 
     Reading and augmenting images is left out: both are given random ones, in their own format.
     `cpu_ratio` is the ratio of CPU seconds, which other work on the machine disturbs less.
     """
-    config = load_config(CONFIG)
-    images = torch.rand(config.train.batch, 3, config.image, config.image)
-    labels = torch.randint(0, config.model.classes, (config.train.batch,))
-    plain = _fastest(_plain_step(config, images, labels), steps)
-    # After the plain one, which has nothing of the kind.
-    keep_freed_memory()
-    search = Search(config, "cpu")
-    own = images.to(search.dtype).contiguous(memory_format=torch.channels_last)
-    ours = _fastest(lambda: search.train_batch(own, labels), steps)
-    count = config.train.batch
+    # Each in a process of its own, as it would be: ours changes how memory is given to tensors.
+    found = []
+    for measured in (_plain, _ours):
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found.append(process.submit(measured, seconds).result())
+    plain, ours = found
+    count = load_config(CONFIG).train.batch
     return {
         "plain": count / plain[0],
         "ours": count / ours[0],
         "ratio": plain[0] / ours[0],
         "cpu_ratio": plain[1] / ours[1],
     }
+
+
+def _ours(seconds: float) -> tuple[float, float]:
+    keep_freed_memory()
+    config = load_config(CONFIG)
+    images, labels = _batch(config)
+    search = Search(config, "cpu")
+    images = images.to(search.dtype).contiguous(memory_format=torch.channels_last)
+    return _fastest(lambda: search.train_batch(images, labels), seconds)
+
+
+def _plain(seconds: float) -> tuple[float, float]:
+    config = load_config(CONFIG)
+    return _fastest(_plain_step(config, *_batch(config)), seconds)
+
+
+def _batch(config: SearchConfig) -> tuple[Tensor, Tensor]:
+    images = torch.rand(config.train.batch, 3, config.image, config.image)
+    return images, torch.randint(0, config.model.classes, (config.train.batch,))
 
 
 def _plain_step(config: SearchConfig, images: Tensor, labels: Tensor) -> Callable[[], Any]:
@@ -128,11 +146,14 @@ def _plain_step(config: SearchConfig, images: Tensor, labels: Tensor) -> Callabl
     return step
 
 
-def _fastest(step: Callable[[], Any], steps: int) -> tuple[float, float]:
-    """Least seconds and least CPU seconds of `steps` steps, after one that is not counted."""
-    step()
+def _fastest(step: Callable[[], Any], seconds: float) -> tuple[float, float]:
+    """Least seconds and least CPU seconds of the steps that begin within `seconds`.
+
+    The first ones are slow, often by half: memory is written for the first time.
+    """
+    end = time.perf_counter() + seconds
     wall, cpu = [], []
-    for _ in range(steps):
+    while not wall or time.perf_counter() < end:
         start = time.perf_counter(), time.process_time()
         step()
         wall.append(time.perf_counter() - start[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions of small maps as products of matrices, next to those of the library."""
+"""Convolutions of images side by side, next to those of single images."""
 
 import pytest
 import torch
@@ -22,7 +22,6 @@ def operands(count: int, cin: int, cout: int, height: int, width: int) -> tuple[
     )
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["small weights", "large weights"])
 @pytest.mark.parametrize(
     ("count", "cin", "cout", "height", "width", "stride"),
     [
@@ -31,23 +30,16 @@ def operands(count: int, cin: int, cout: int, height: int, width: int) -> tuple[
         (300, 8, 16, 2, 2, 1),
         (9, 16, 8, 16, 16, 2),
         (33, 24, 16, 7, 5, 2),
+        (64, 24, 16, 5, 6, 1),
+        (16, 24, 16, 6, 7, 2),
         (3, 8, 8, 1, 1, 1),
         (5, 8, 8, 1, 1, 2),
     ],
 )
 def test_all_directions(
-    monkeypatch: pytest.MonkeyPatch,
-    large: bool,
-    count: int,
-    cin: int,
-    cout: int,
-    height: int,
-    width: int,
-    stride: int,
+    count: int, cin: int, cout: int, height: int, width: int, stride: int
 ) -> None:
     """The output and both gradients are those in float32, but for the rounding of bfloat16."""
-    monkeypatch.setattr(small_maps, "_LARGE_WEIGHT", 1 if large else 1 << 62)
-    monkeypatch.setattr(small_maps, "_LARGEST_TINY_MAP", 64)
     x, weight = operands(count, cin, cout, height, width)
     assert small_maps.pays(x, weight, stride)
     y = small_maps.convolve(x, weight, stride)

@@ -53,7 +53,7 @@ def test_top_k_keeps_exactly_the_largest(count: int, top_k: float, levels: int) 
 @pytest.mark.parametrize("order", ["random", "ascending", "descending", "few levels", "one off"])
 @pytest.mark.parametrize("top_k", [0.001, 0.3, 0.5, 0.999])
 def test_top_k_of_many_values_is_exact(order: str, top_k: float) -> None:
-    """Enough values for the sample that brackets the threshold, and orders that mislead it."""
+    """Values in orders that are hard to select from."""
     count = 100_003
     values = torch.randperm(count, generator=torch.Generator().manual_seed(1)).float()
     if order in ("ascending", "descending"):
