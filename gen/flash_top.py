@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The board without DRAM (docs/flash-board.md): its Verilog, and the contents of its flash."""
+"""The board without DRAM (docs/boards.md): its Verilog, and the contents of its flash."""
 
 from __future__ import annotations
 

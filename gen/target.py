@@ -41,7 +41,8 @@ class Target:
     family
         One of `FAMILIES`.
     clock_mhz
-        Clock that the target is meant to run at; turns cycles into time in reports.
+        Clock that the target is meant to run at: for time in reports, and for what is made around
+        the accelerator (constraints, PLLs, UARTs). Its Verilog does not depend on it.
     rows, lanes, planes
         Output channels, input channels and bit planes that the array works on in one cycle.
     act_banks, act_bank_words

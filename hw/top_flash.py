@@ -18,7 +18,7 @@ FLASH_PORT = 0x8000_1000
 
 
 class FlashTop(wiring.Component):
-    """The accelerator without DRAM: docs/driver.md has the map of its addresses.
+    """The accelerator without DRAM: docs/boards.md has the map of its addresses.
 
     Parameters
     ----------

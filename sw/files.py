@@ -21,6 +21,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             umask = os.umask(0)
             os.umask(umask)
             os.fchmod(file.fileno(), 0o666 & ~umask)
+            # Else a power cut may leave the new name with nothing in it.
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

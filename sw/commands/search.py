@@ -3,6 +3,7 @@
 
 import argparse
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,11 @@ def init(args: argparse.Namespace) -> Outcome:
         raise ValueError(f"{args.output} exists: name another file, or remove it")
     if args.output.suffix != ".toml":
         raise ValueError(f"the configuration's name must end in .toml, not {args.output.name!r}")
+    if not re.fullmatch(r"[\w.-]+", args.output.name):
+        raise ValueError(
+            "the configuration's name must be letters, digits and any of . _ -, "
+            f"not {args.output.name!r}"
+        )
     with progress_bar(None, "pictures") as tick:
         found = survey(args.folder, tick)
     image = args.image or found.image
@@ -179,7 +185,7 @@ def train(args: argparse.Namespace) -> Outcome:
     if done < config.train.epochs:
         without = " and without --from" if args.start_from else ""
         text += f"\nNext: the same command with --resume{without}"
-    else:
+    elif (config.model.weights, config.model.generator) == ("signs", "lfsr"):
         text += f"\nNext: hiddenfold export {out} -o {out}/{out.name}.hfn --data {args.data}"
     return Outcome(data, text)
 

@@ -2,8 +2,9 @@
 """``python -m hiddenfold.sw.search.ablation``: accuracy of variants of one search.
 
 Searches every variant of a configuration with several seeds, and writes a table with mean and
-spread. The test split is not used: the last 5,000 training images are held out. Runs that are
-finished are kept and one that was stopped is resumed, so the command may be repeated.
+spread. The test split is not used: training images are held out, of CIFAR the last 5,000, of others
+the share `train.held_out` of the first variant, or a tenth. Runs that are finished are kept and one
+that was stopped is resumed, so the command may be repeated.
 
 A file of variants names a configuration, what all variants change in it (tables `model` and
 `train`), and what each of them does::
@@ -28,12 +29,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.operations import shorten
 from hiddenfold.sw.search.config import load_config, merge, parse_config
-from hiddenfold.sw.search.data import Split, load_split
+from hiddenfold.sw.search.data import Split, hold_out, load_split
 from hiddenfold.sw.search.run_directory import CHECKPOINT
-from hiddenfold.sw.search.settings import SearchConfig
+from hiddenfold.sw.search.settings import FOLDERS, SearchConfig
 from hiddenfold.sw.search.train import train
 from hiddenfold.sw.toml import parse_toml
 
@@ -72,7 +75,10 @@ def load_variants(path: str | Path) -> Variants:
     for entry in entries:
         name = _name(path, entry, variants)
         try:
-            variants[name] = parse_config(merge(common, entry))
+            variants[name] = one = parse_config(merge(common, entry))
+            first = next(iter(variants.values()))
+            if (one.dataset, one.image) != (first.dataset, first.image):
+                raise ValueError("Keys 'dataset' and 'image' must be those of all variants")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: variant {name}: {error}") from error
     return variants
@@ -145,14 +151,17 @@ def main() -> None:
         variants = load_variants(args.variants)
         first = next(iter(variants.values()))
         split = load_split(first.dataset, args.data, "train", first.image)
+        seeds = range(args.first, args.first + args.seeds)
+        print(table(run(variants, _held_out(split, first), args.out, seeds)), end="")
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"ablation: {error}")
-    data = (
-        Split(split.images[:-HELD_OUT], split.labels[:-HELD_OUT]),
-        Split(split.images[-HELD_OUT:], split.labels[-HELD_OUT:]),
-    )
-    seeds = range(args.first, args.first + args.seeds)
-    print(table(run(variants, data, args.out, seeds)), end="")
+
+
+def _held_out(split: Split, config: SearchConfig) -> tuple[Split, Split]:
+    if config.dataset in FOLDERS:  # their pictures are in the order of the classes
+        return hold_out(split, config.train.held_out or 0.1)
+    numbers = torch.arange(len(split))
+    return split.part(numbers[:-HELD_OUT]), split.part(numbers[-HELD_OUT:])
 
 
 if __name__ == "__main__":

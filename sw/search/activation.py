@@ -131,16 +131,21 @@ def activation(bits: int, signed: bool = False) -> Activation:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Choose the first steps of the quantizers that have none, one after the other, on `images`."""
-    waiting = [m for m in model.modules() if isinstance(m, Quantizer) and not m.ready]
+def calibrate(model: nn.Module, images: Tensor) -> list[str]:
+    """Choose the first steps of the quantizers that have none, one after the other, on `images`.
+
+    Returns their names.
+    """
+    modules = model.named_modules()
+    waiting = {name: m for name, m in modules if isinstance(m, Quantizer) and not m.ready}
     if not waiting:
-        return
+        return []
     was_training = model.training
     model.train()
-    for quantizer in waiting:
+    for quantizer in waiting.values():
         quantizer.calibrating = True
     model(images)
-    for quantizer in waiting:
+    for quantizer in waiting.values():
         quantizer.calibrating = False
     model.train(was_training)
+    return list(waiting)

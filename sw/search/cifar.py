@@ -7,7 +7,7 @@ import pickle
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,21 +80,24 @@ class Cifar:
     def _file(self, name: str, data_dir: str | Path) -> str:
         return f"{self.title} file '{name}' in {data_dir}"
 
-    def _read(self, data_dir: Path, name: str) -> Any:
+    def _read(self, data_dir: Path, name: str) -> dict[str, Any]:
         places = [data_dir / name, data_dir / self.folder / name]
         try:
             for place in places:
                 if place.is_file():
                     with place.open("rb") as file:
-                        return _Unpickler(file, encoding="latin1").load()
+                        return _table(file)
             archive = data_dir / self.archive
             if archive.is_file():
                 with tarfile.open(archive) as tar:
                     member = tar.extractfile(f"{self.folder}/{name}")
                     assert member is not None
-                    return _Unpickler(member, encoding="latin1").load()
-        except (pickle.UnpicklingError, tarfile.TarError, EOFError, KeyError, ValueError) as error:
-            raise ValueError(f"{self._file(name, data_dir)} is damaged: {error}") from error
+                    return _table(member)
+        except OSError:
+            raise
+        except Exception as error:
+            # A damaged file makes pickle and tarfile raise a dozen kinds of errors.
+            raise ValueError(f"{self._file(name, data_dir)} is damaged: {error!r:.200}") from error
         raise ValueError(
             f"{self.title} not found in {data_dir}: expected '{self.folder}/{name}' or "
             f"'{self.archive}' there; the official download is {_SITE}/{self.archive}"
@@ -123,6 +126,13 @@ CIFAR100 = Cifar(
     classes=100,
     images={"train": 50_000, "test": 10_000},
 )
+
+
+def _table(file: IO[bytes]) -> dict[str, Any]:
+    table = _Unpickler(file, encoding="latin1").load()
+    if not isinstance(table, dict):
+        raise TypeError(f"it must hold a dictionary, not {type(table).__name__}")
+    return table
 
 
 class _Unpickler(pickle.Unpickler):

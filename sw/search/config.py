@@ -31,6 +31,9 @@ from hiddenfold.sw.toml import parse_toml
 
 __all__ = ["load_config", "merge", "parse_config"]
 
+# Keys of the table `model`, and the keys of a base that they stand for.
+_RIVALS = {"architecture": ("stages", "stem"), "stages": ("architecture", "folded")}
+
 
 def load_config(path: str | Path) -> SearchConfig:
     """Read a TOML file; `ValueError` names the file, then what is wrong in it."""
@@ -68,8 +71,12 @@ def _load_base(path: Path) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The tables of both, key by key; where both have a value that of `over` holds."""
-    merged = dict(base)
+    """The tables of both, key by key; where both have a value that of `over` holds.
+
+    An architecture and stages given one by one replace each other.
+    """
+    replaced = {key for rival, keys in _RIVALS.items() if rival in over for key in keys}
+    merged = {key: value for key, value in base.items() if key not in replaced}
     for key, value in over.items():
         both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
         merged[key] = merge(base[key], value) if both_tables else value

@@ -64,6 +64,8 @@ ALONE = Ranks()
 
 def start(device: str) -> tuple[Ranks, str]:
     """Join the other processes, if `torchrun` started this one; also the device to use."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device must be 'cpu', for PyTorch finds no GPU here, not {device!r}")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE, device

@@ -34,7 +34,6 @@ from hiddenfold.sw.search.supermask import MaskedConv2d
 
 __all__ = ["build_model", "export_network", "export_run", "fold_batch_norms", "quantize"]
 
-IMAGE_BITS = 8
 CALIBRATION_IMAGES = 1024
 SAMPLES = 1 << 18
 

@@ -13,6 +13,7 @@ Where the search was one with quantized activations, y is then rounded and clipp
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hiddenfold.sw.files import write_atomically
 from hiddenfold.sw.model import Classifier, Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.folder import Pictures
 from hiddenfold.sw.search.quantize import Scale
@@ -68,8 +70,9 @@ def save_constants(model_path: str | Path, constants: list[FloatConstants]) -> P
         arrays[f"shift{index}"] = c.shift.astype(np.float32)
         if c.output is not None:
             arrays[f"output{index}"] = np.array([c.output.step, c.output.zero])
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomically(path, buffer.getvalue())
     return path
 
 

@@ -10,7 +10,7 @@ from hiddenfold.sw.search.data import Split, augment, to_float
 from hiddenfold.sw.search.distributed import ALONE, Ranks
 from hiddenfold.sw.search.settings import TrainConfig
 
-__all__ = ["REFRESH_IMAGES", "accuracy", "refresh_batch_norms"]
+__all__ = ["REFRESH_IMAGES", "accuracy", "batches", "refresh_batch_norms"]
 
 # Training images for `refresh_batch_norms`.
 REFRESH_IMAGES = 5120
@@ -52,6 +52,7 @@ def refresh_batch_norms(
     rate has come down they cost several points of accuracy. The images are augmented as in
     training, with `padding` pixels around the crop; with statistics of plain training images the
     network of configs/cifar100-hfn16-demo.toml is 4 points worse on the (plain) test images.
+    (Where training sees resized crops these are crops of `images` as well, which are as in tests.)
     """
     generator = torch.Generator().manual_seed(settings.seed)
     images = augment(images, padding, settings.flip, generator)
@@ -63,8 +64,13 @@ def refresh_batch_norms(
         norm.reset_running_stats()
         norm.momentum = None  # a plain average of all batches
     with torch.no_grad():
-        for part in images.split(settings.batch):
+        for part in batches(images, settings.batch):
             model(to_float(part, dtype))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
+
+
+def batches(images: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """The full batches of `images`, or one that is not full: each of them counts the same."""
+    return images[: max(len(images) // batch * batch, min(len(images), batch))].split(batch)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hiddenfold.sw.search.activation import Quantizer
 from hiddenfold.sw.search.settings import TrainConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
@@ -24,9 +25,13 @@ def learning_rate_factor(config: TrainConfig, progress: float) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """One group per layer's scores and one for the batch norms; "base" is the peak rate."""
+    """One group per layer's scores, one for batch norms, one for quantizers' steps.
+
+    "base" is the peak rate.
+    """
     scores = [m.scores for m in model.modules() if isinstance(m, MaskedConv2d)]
-    norms = [p for name, p in model.named_parameters() if not name.endswith("scores")]
+    steps = [m.log_step for m in model.modules() if isinstance(m, Quantizer)]
+    norms = [p for name, p in model.named_parameters() if not name.endswith(("scores", "log_step"))]
     adam = settings.optimizer == "adam"
     groups: list[dict[str, Any]] = []
     for tensor in scores:
@@ -41,6 +46,8 @@ def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optim
     if norms:
         decay = settings.weight_decay if settings.decay_norms else 0.0
         groups.append({"params": norms, "base": settings.norm_lr, "weight_decay": decay})
+    if steps:
+        groups.append({"params": steps, "base": settings.norm_lr, "weight_decay": 0.0})
     if adam:
         return torch.optim.Adam(groups, lr=0.0, betas=(settings.momentum, 0.99), fused=True)
     nesterov = settings.nesterov and settings.momentum > 0.0

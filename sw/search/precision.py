@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["PRECISIONS", "resolve"]
+__all__ = ["resolve"]
 
-PRECISIONS = ("auto", "fp32", "bf16")
 # CPU features with which bfloat16 convolutions are faster than float32. Without any of them they
 # run in a reference kernel: 10 times slower on a CPU with AVX2 only.
 _CPU_FEATURES = ("amx_bf16", "avx512_bf16")

@@ -208,6 +208,11 @@ def import_network(config: SearchConfig, checkpoint: Checkpoint) -> FoldedResNet
             f"{path}: key 'model.free_eighths' must be 8 for masks of the reference, which are "
             f"whole, not {config.model.free_eighths}"
         )
+    if config.model.scope != "layer":
+        raise ValueError(
+            f"{path}: key 'model.scope' must be 'layer' for masks of the reference, not "
+            f"{config.model.scope!r}"
+        )
     network = FoldedResNet(config.model).eval()
     places = checkpoint.places(network)
     wrong: list[tuple[int, int, str]] = []

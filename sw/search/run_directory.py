@@ -85,7 +85,10 @@ def _load(run: Path) -> Search:
     for name in (CONFIG, CHECKPOINT):
         if not (run / name).is_file():
             raise ValueError(f"{run} is not a run directory: it has no {name}")
-    config = parse_config(json.loads((run / CONFIG).read_text()))
+    try:
+        config = parse_config(json.loads((run / CONFIG).read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run / CONFIG}: {error}") from error
     search = Search(config, "cpu")
     search.load(run / CHECKPOINT)
     return search

@@ -208,7 +208,8 @@ class TrainConfig:
     (`momentum` is then its beta1, beta2 is 0.99, and `lr` is in units of the mean |score| of each
     layer when the search starts). The warm-up is given in epochs. `weight_decay` acts on scores,
     and with `decay_norms` on the scale and shift of batch norms as well.
-    `norm_lr` is the learning rate of the batch norms' scale and shift, `lr` that of the scores.
+    `norm_lr` is the learning rate of the batch norms' scale and shift and of the logarithms of
+    quantizers' steps, `lr` that of the scores.
     `precision` is the type of activations and effective weights, "fp32", "bf16" or "auto" (bf16
     where the machine gains from it); scores stay float32.
     `crop` is "padded" (the image, moved by up to `crop_padding` pixels) or "resized" (a part of
@@ -263,18 +264,18 @@ class TrainConfig:
         _at_least("train.batch", self.batch, 2)
         one_of("train.optimizer", self.optimizer, ("sgd", "adam"))
         for key in ("lr", "norm_lr"):
-            _range(f"train.{key}", getattr(self, key), 0.0, math.inf)
+            _range(f"train.{key}", getattr(self, key), 0.0, 1e6)
         _range("train.momentum", self.momentum, 0.0, 0.9999)
         _range("train.weight_decay", self.weight_decay, 0.0, 1.0)
         _range("train.warmup", self.warmup, 0.0, float(self.epochs))
         _range("train.label_smoothing", self.label_smoothing, 0.0, 0.9)
         one_of("train.crop", self.crop, ("padded", "resized"))
         _at_least("train.crop_padding", self.crop_padding, 0)
-        _at_least("train.seed", self.seed, 0)
+        _range("train.seed", self.seed, 0, (1 << 64) - 1)
         _range("train.quantize_from", self.quantize_from, 0, self.epochs - 1)
         _at_least("train.eval_every", self.eval_every, 1)
         _range("train.soft", self.soft, 0.0, 1.0)
-        _range("train.harden", self.harden, 0.0, 1.0 - self.soft)
+        _range("train.harden", self.harden, 0.0, round(1.0 - self.soft, 9))
         _range("train.held_out", self.held_out, 0.0, 0.5)
         _range("train.distill", self.distill, 0.0, 1.0)
         _range("train.mixup", self.mixup, 0.0, 100.0)

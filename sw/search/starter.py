@@ -117,7 +117,7 @@ def _look(path: str) -> tuple[int, int] | str:
 
 def configuration(name: str, folder: Path, found: Survey, image: int) -> str:
     """The text of a configuration: a small folded network that trains on a CPU."""
-    batch = max(_BATCH[0], min(_BATCH[1], found.training // 16))
+    batch = min(max(_BATCH[0], min(_BATCH[1], found.training // 16)), found.training)
     epochs = -(-_STEPS * batch // found.training)
     # As in the published networks, large images lose resolution at once.
     large = image > LARGEST_DEFAULT

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from hiddenfold.sw.files import write_atomically
+from hiddenfold.sw.operations import shorten
 from hiddenfold.sw.search import precision
 from hiddenfold.sw.search.activation import Quantizer, calibrate
 from hiddenfold.sw.search.ahead import ahead
@@ -52,6 +53,17 @@ _WHOLE = Mix()
 
 def _multiple(of: int, why: str, batch: int) -> ValueError:
     return ValueError(f"Key 'train.batch' must be a multiple of {of}, {why}, not {batch}")
+
+
+def _difference(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:
+    """The first key in which two different configurations differ, in words."""
+    key = next(key for key in given if saved[key] != given[key])
+    if isinstance(given[key], dict):
+        return _difference(saved[key], given[key], f"{prefix}{key}.")
+    return (
+        f"key '{prefix}{key}' must be as in the configuration that is given, "
+        f"{shorten(given[key])}, not {shorten(saved[key])}"
+    )
 
 
 class Search:
@@ -107,13 +119,14 @@ class Search:
         steps = len(training) // settings.batch
         if steps == 0:
             raise ValueError(
-                f"Batch must be at most {len(training)}, the images, not {settings.batch}"
+                f"Key 'train.batch' must be at most {len(training)}, the number of training "
+                f"images, not {settings.batch}"
             )
         training = self._at_size(training, size)
         self._set_softness(self.epoch)
         if self.epoch >= settings.quantize_from:
             sample = training.sample(settings.batch).to(self.device)
-            calibrate(self.model, to_float(sample, self.dtype))
+            self._calibrate(to_float(sample, self.dtype))
         self.model.train()
         order = torch.randperm(len(training), generator=self._generator()).to(self.device)
         bar = tqdm(
@@ -140,6 +153,12 @@ class Search:
                 bar.update()
                 if self.step % min(_SHOW_EVERY, steps) == 0:
                     loss, hits = (self._total / self.step).tolist()
+                    if not math.isfinite(loss):
+                        raise ValueError(
+                            f"the loss must be a number, not {loss}, in epoch {self.epoch + 1}: "
+                            f"the learning rates 'train.lr' = {settings.lr:g} or 'train.norm_lr' "
+                            f"= {settings.norm_lr:g} may be too high"
+                        )
                     shown = f"loss {loss:.3f}, top1 {100 * hits / settings.batch:.1f} %"
                     left = self._seconds_left(began, self.step - first, steps - self.step, steps)
                     shown += f", {tqdm.format_interval(left)} to the last epoch's end"
@@ -202,7 +221,7 @@ class Search:
     @property
     def result(self) -> FoldedResNet:
         """What the search has found: the network as it is now, or the average of its steps."""
-        if self._averaged is None:
+        if self._averaged is None or not self._averaged.n_averaged:
             return self.model
         averaged = cast(FoldedResNet, self._averaged.module)
         for ours, theirs in zip(averaged.modules(), self.model.modules(), strict=True):
@@ -225,6 +244,14 @@ class Search:
             self._averaged.update_parameters(self.model)
         hits = (logits.detach().argmax(1) == labels).sum() * self.ranks.count
         return torch.stack([loss.detach(), hits.float()])
+
+    @torch.no_grad()
+    def _calibrate(self, images: Tensor) -> None:
+        """Let quantizers that have no step begin, in the average as well, which would lag."""
+        for name in calibrate(self.model, images):
+            if self._averaged is not None:
+                step = cast(Quantizer, self.model.get_submodule(name)).log_step
+                cast(Quantizer, self._averaged.module.get_submodule(name)).log_step.copy_(step)
 
     def _set_rate(self, progress: float) -> float:
         return set_rate(self.optimizer, learning_rate_factor(self.config.train, progress))
@@ -283,9 +310,16 @@ class Search:
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; `ValueError` when it is of another configuration."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if parse_config(state["config"]) != self.config:
-            raise ValueError(f"{path} was made with another configuration than the one given")
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            config = parse_config(state["config"])
+        except OSError:
+            raise
+        except Exception as error:
+            # A damaged file makes torch, pickle and zipfile raise many kinds of errors.
+            raise ValueError(f"{path} is not a checkpoint of a search ({error!r:.200})") from error
+        if config != self.config:
+            raise ValueError(f"{path}: {_difference(config.to_dict(), self.config.to_dict())}")
         self.epoch = state["epoch"]
         self.step = state["step"]
         self.log = state["log"]

@@ -13,7 +13,6 @@ import torch
 from hiddenfold.sw.search.data import Split, hold_out, load_data
 from hiddenfold.sw.search.distributed import start
 from hiddenfold.sw.search.loss import Loss
-from hiddenfold.sw.search.measure import REFRESH_IMAGES
 from hiddenfold.sw.search.memory import keep_freed_memory
 from hiddenfold.sw.search.nets import FoldedResNet
 from hiddenfold.sw.search.run_directory import RunDirectory, load_run
@@ -64,7 +63,7 @@ def train(
     if resume:
         search.load(run.checkpoint)
     elif start_from is not None:
-        warm_start(search, start_from, training.sample(REFRESH_IMAGES))
+        warm_start(search, start_from, training)
     # Nobody goes on before all have seen whether there is a checkpoint.
     ranks.wait()
     writes = ranks.rank == 0

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.model import Execution, Model
-from hiddenfold.sw.search.data import augment, resize, to_float
+from hiddenfold.sw.search.data import Split, augment, resize, to_float
 from hiddenfold.sw.search.float_network import FloatConstants, load_constants
+from hiddenfold.sw.search.measure import REFRESH_IMAGES, batches
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
 from hiddenfold.sw.search.optimizer import make_optimizer
 from hiddenfold.sw.search.plan import check_exportable, plan
@@ -38,32 +39,40 @@ __all__ = ["warm_start"]
 _FREE = {"name", "top_k", "act_bits", "constants", "logit_scale", "dense_reference"}
 
 
-def warm_start(search: Search, source: str | Path, images: Tensor) -> None:
+def warm_start(search: Search, source: str | Path, training: Split) -> None:
     """Give a new `search` the masks and batch norms of `source`, a model file or run directory.
 
-    A model file needs its float constants beside it; `images` (training images uint8 [N, 3, H, W])
-    are needed for them. Raises `ValueError` when `source` is not such a network or has another
-    architecture or seed than the search.
+    A model file needs its float constants beside it, and some `training` images for them. Raises
+    `ValueError` when `source` is not such a network or has another architecture or seed than the
+    search.
     """
     source = Path(source)
+    soft = search.config.train.softness(0.0) > 0.0
     if source.is_dir():
         config, network, log = load_run(source)
         search.origin = _origin(config.model.name, str(len(log)), origin(source))
         _check_same_config(source, config.model, search.config.model)
-        # Quantizers may begin here: they are then not in the state.
+        state = network.state_dict()
+        # Quantizers of another width begin here.
         strict = config.model.act_bits == search.config.model.act_bits
-        search.model.load_state_dict(network.state_dict(), strict=strict)
+        if not strict:
+            state = {k: v for k, v in state.items() if not k.endswith(("log_step", "_extra_state"))}
+        search.model.load_state_dict(state, strict=strict)
+        if soft and config.train.soft + config.train.harden == 0.0:
+            for _, layer in conv_layers(search.model):
+                _deal_scores(layer, layer.mask(), soft)
     else:
         model = Model.load(source)
         notes = model.provenance
         search.origin = _origin(model.name, notes.get("epochs", "?"), notes.get("from", ""))
         _check_same_model(source, model, search.model)
         constants = load_constants(source, model)
-        soft = search.config.train.softness(0.0) > 0.0
         for _, layer in conv_layers(search.model):
-            _deal_scores(layer, model, soft)
+            words = model.masks[layer.stream]
+            mask = signs.unpack(words.reshape(len(words), -1), layer.in_channels, layer.kernel)
+            _deal_scores(layer, torch.from_numpy(mask), soft)
         settings, size = search.config.train, search.config.train.size_of(0)
-        images = resize(images, size)
+        images = resize(training.sample(REFRESH_IMAGES).to(search.device), size)
         padding = round(settings.crop_padding * size / model.image[1])
         generator = torch.Generator().manual_seed(settings.seed)
         moved = augment(images, padding, settings.flip, generator)
@@ -87,6 +96,11 @@ def _check_same_config(source: Path, found: ModelConfig, wanted: ModelConfig) ->
 
 def _check_same_model(source: Path, model: Model, network: FoldedResNet) -> None:
     check_exportable(source, network.config)
+    if network.config.scope != "layer":
+        raise ValueError(
+            f"{source}: key 'model.scope' must be 'layer' for a start from a model file, whose "
+            f"layers keep shares of their own, not {network.config.scope!r}"
+        )
     seed = signs.splitmix64(network.config.seed)
     if model.seed != seed:
         raise ValueError(
@@ -121,12 +135,9 @@ def _describe(model: Model, execution: Execution) -> str:
 
 
 @torch.no_grad()
-def _deal_scores(layer: MaskedConv2d, model: Model, soft: bool) -> None:
-    """Move the scores of `layer` so that the kept weights of `model` have the largest."""
-    words = model.masks[layer.stream]
-    mask = torch.from_numpy(
-        signs.unpack(words.reshape(len(words), -1), layer.in_channels, layer.kernel)
-    )
+def _deal_scores(layer: MaskedConv2d, mask: Tensor, soft: bool) -> None:
+    """Move the scores of `layer` so that the weights of the `mask` have the largest."""
+    mask = mask.cpu()
     if soft:
         lead = torch.rand(mask.shape).pow(0.25)
         layer.scores.copy_(0.5 + 0.5 * lead.where(mask, -lead))
@@ -152,12 +163,18 @@ def _set_batch_norms(
     shift are set so that with the measured statistics the network stays the same. A batch norm
     without a learned scale needs no measurement: its constants are its statistics.
     """
+    affine = network.config.affine
     handles = []
     measured = {}
     for (layer, norm, _, unit), c in zip(normalized_layers(network), constants, strict=True):
         device = layer.scores.device
         # In float64: a channel that is always 0 has a gain of 1 / sqrt(eps).
         gain = torch.from_numpy(c.scale.astype(np.float64) / (layer.scale * unit)).to(device)
+        if not norm.affine and not bool((gain > 0.0).all()):
+            raise ValueError(
+                "key 'model.affine' must be 'all' for a start from a model with batch norms whose "
+                f"scale is not positive, as those of stream {layer.stream}, not {affine!r}"
+            )
         shift = torch.from_numpy(c.shift.astype(np.float64)).to(device)
         assert norm.running_mean is not None and norm.running_var is not None
         if norm.affine:
@@ -172,7 +189,7 @@ def _set_batch_norms(
             norm.running_mean.copy_(-shift / gain)
     was_training = network.training
     network.eval()
-    for part in images.split(batch):
+    for part in batches(images, batch):
         network(to_float(part))
     for handle in handles:
         handle.remove()

@@ -110,7 +110,7 @@ def test_other_generators_are_for_the_search_only(tmp_path: Path) -> None:
         export_run(tmp_path, tmp_path)
     model = Path(__file__).parents[2] / "models" / "hfn-cifar100.hfn"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{model}: {reason}')}$"):
-        warm_start(Search(config, "cpu"), model, data.images)
+        warm_start(Search(config, "cpu"), model, data)
 
 
 def test_ablation_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +172,11 @@ def test_generators_are_compared() -> None:
         (
             'base = "base.toml"\n[[variant]]\nname = "a"\n[[variant]]\nname = "a"',
             "name of a variant must be unique, not 'a' twice",
+        ),
+        (
+            'base = "base.toml"\n[[variant]]\nname = "a"\n[[variant]]\nname = "b"\n'
+            'dataset = "cifar10"\nmodel = { classes = 10 }',
+            "variant b: Keys 'dataset' and 'image' must be those of all variants",
         ),
         (
             'base = "base.toml"\n[[variant]]\nname = "a"\nmodel = { top_k = 2.0 }',

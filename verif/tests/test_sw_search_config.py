@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hiddenfold.sw.search.config import load_config, parse_config
-from hiddenfold.sw.search.settings import StemConfig
+from hiddenfold.sw.search.settings import StemConfig, TrainConfig
 
 GOOD = {
     "dataset": "cifar100",
@@ -250,8 +250,8 @@ def change(path: str, value: object) -> dict:
             "Key 'train.phases.size' must be 8 or more, not 4",
         ),
         ("train/batch", 1, ValueError, "Key 'train.batch' must be 2 or more, not 1"),
-        ("train/lr", -0.5, ValueError, "Key 'train.lr' must be 0 to inf, not -0.5"),
-        ("train/lr", float("nan"), ValueError, "Key 'train.lr' must be 0 to inf, not nan"),
+        ("train/lr", -0.5, ValueError, "Key 'train.lr' must be 0 to 1e+06, not -0.5"),
+        ("train/lr", float("nan"), ValueError, "Key 'train.lr' must be 0 to 1e+06, not nan"),
         ("train/soft", 1.5, ValueError, "Key 'train.soft' must be 0 to 1, not 1.5"),
         (
             "train/soft",
@@ -296,6 +296,36 @@ def test_folded_stages_are_checked(folded: object, error: type[Exception], messa
     model = {"name": "x", "architecture": "resnet50", "folded": folded}
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         parse_config(GOOD | {"model": model})
+
+
+def test_stages_and_architecture_replace_those_of_the_base(tmp_path: Path) -> None:
+    (tmp_path / "published.toml").write_text(
+        'dataset = "cifar100"\n[model]\nname = "a"\narchitecture = "resnet18"\nfolded = [3, 4]\n'
+        "[train]\nphases = [{ epochs = 1, size = 32 }]\n"
+    )
+    (tmp_path / "mine.toml").write_text(
+        'base = "published.toml"\n[model]\nstem = { channels = 8 }\n'
+        "stages = [{ blocks = 2, channels = 16 }]\n"
+    )
+    mine = load_config(tmp_path / "mine.toml").model
+    assert [stage.channels for stage in mine.stages] == [16] and mine.stem.channels == 8
+    text = (tmp_path / "mine.toml").read_text().replace('base = "published.toml"\n', "")
+    (tmp_path / "small.toml").write_text(
+        'dataset = "cifar100"\n'
+        + text.replace("[model]", '[model]\nname = "b"')
+        + "[train]\nphases = [{ epochs = 1, size = 32 }]\n"
+    )
+    (tmp_path / "large.toml").write_text(
+        'base = "small.toml"\n[model]\narchitecture = "resnet34"\n'
+    )
+    large = load_config(tmp_path / "large.toml").model
+    assert len(large.stages) == 4 and large.stem.channels == 64
+
+
+def test_all_epochs_may_be_soft_or_hardening() -> None:
+    phases = load_config(CONFIGS / "cifar100-hfn12.toml").train.phases
+    for soft, harden in ((0.9, 0.1), (0.8, 0.2), (0.7, 0.3)):
+        assert TrainConfig(phases=phases, soft=soft, harden=harden).harden == harden
 
 
 def test_base_errors(tmp_path: Path) -> None:

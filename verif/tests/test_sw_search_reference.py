@@ -16,6 +16,7 @@ from reference_cases import ReferenceNetwork
 from hiddenfold.sw.cli import main
 from hiddenfold.sw.model import Model
 from hiddenfold.sw.search.config import load_config, parse_config
+from hiddenfold.sw.search.data import Split
 from hiddenfold.sw.search.export import build_model, fold_batch_norms
 from hiddenfold.sw.search.float_network import FloatNetwork, float_logits
 from hiddenfold.sw.search.nets import conv_layers
@@ -200,7 +201,7 @@ def test_research_starts_from_scores_and_batch_norms(tmp_path: Path) -> None:
     run = tmp_path / "start"
     import_run(config, Checkpoint(saved(tmp_path / "c.pth", state)), run)
     search = Search(config, "cpu")
-    warm_start(search, run, images(16))
+    warm_start(search, run, Split(images(16), torch.zeros(16, dtype=torch.int64)))
     layers = dict(conv_layers(search.model))
     assert torch.equal(layers["classifier"].scores, state["fc.scores"])
     stem = layers["stem"].scores.reshape(10, 3, 3, 3)

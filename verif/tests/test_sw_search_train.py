@@ -2,17 +2,19 @@
 """Data loading, augmentation, a tiny search on synthetic data, and exact resuming."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from hiddenfold.sw.search import data
+from hiddenfold.sw.search.activation import Quantizer
 from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import Split, to_float
 from hiddenfold.sw.search.export import export_run
 from hiddenfold.sw.search.loss import Loss
-from hiddenfold.sw.search.measure import refresh_batch_norms
+from hiddenfold.sw.search.measure import batches, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers
 from hiddenfold.sw.search.optimizer import learning_rate_factor, make_optimizer
 from hiddenfold.sw.search.precision import resolve
@@ -181,12 +183,27 @@ def test_run_directory_errors(tmp_path: Path) -> None:
     message = f"{run} already holds a run; resume it or choose another directory"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         train(tiny_config(), "", run, data=split)
-    message = f"{run / 'checkpoint.pt'} was made with another configuration than the one given"
+    message = (
+        f"{run / 'checkpoint.pt'}: key 'train.lr' must be as in the configuration that is given, "
+        f"0.25, not {tiny_config().train.lr}"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         train(tiny_config(lr=0.25), "", run, resume=True, data=split)
-    message = "Batch must be at most 64, the images, not 65"
+    message = "Key 'train.batch' must be at most 64, the number of training images, not 65"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         train(tiny_config(batch=65), "", tmp_path / "other", data=split)
+    (run / "checkpoint.pt").write_bytes(b"PK damaged")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of a search \("):
+        train(tiny_config(), "", run, resume=True, data=split)
+    with pytest.raises(ValueError, match="device must be 'cpu', for PyTorch finds no GPU here"):
+        train(tiny_config(), "", tmp_path / "other", data=split, device="cuda")
+
+
+def test_a_search_that_diverges_says_so() -> None:
+    search = Search(tiny_config(), "cpu")
+    search.loss = lambda images, logits, labels, share: logits.sum() * float("nan")
+    with pytest.raises(ValueError, match="^the loss must be a number, not nan, in epoch 1: the"):
+        search.run_epoch(synthetic(256, 1), synthetic(20, 2), lambda: False)
 
 
 def test_precision_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +234,22 @@ def test_weight_decay(everything: bool) -> None:
     *scores, norms = make_optimizer(FoldedResNet(config.model), config.train).param_groups
     assert {group["weight_decay"] for group in scores} == {0.25}
     assert norms["weight_decay"] == (0.25 if everything else 0.0)
+    assert len(norms["params"]) == 2 * len(list(batch_norms(FoldedResNet(config.model))))
+
+
+def test_steps_of_quantizers_do_not_decay() -> None:
+    config = tiny_config(
+        model={"affine": "all", "act_bits": 4}, weight_decay=0.25, decay_norms=True
+    )
+    network = FoldedResNet(config.model)
+    *_, norms, steps = make_optimizer(network, config.train).param_groups
+    assert norms["weight_decay"] == 0.25 and steps["weight_decay"] == 0.0
+    quantizers = [m for m in network.modules() if isinstance(m, Quantizer)]
+    assert [p is q.log_step for p, q in zip(steps["params"], quantizers, strict=True)]
+
+
+def batch_norms(network: FoldedResNet) -> Iterator[torch.nn.BatchNorm2d]:
+    return (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
 def test_softness() -> None:
@@ -263,6 +296,25 @@ def test_the_result_is_the_average_of_the_steps() -> None:
     assert torch.allclose(search.result.stem.scores, expected)
     assert not torch.allclose(search.result.stem.scores, search.model.stem.scores)
     assert Search(tiny_config(), "cpu").result.config == search.config.model
+    # Before the first step there is none.
+    new = Search(tiny_config(average=0.75), "cpu")
+    assert new.result is new.model
+
+
+def test_the_average_of_a_step_begins_where_the_quantizer_does() -> None:
+    search = Search(tiny_config(average=0.9, model={"act_bits": 4}), "cpu")
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    search._calibrate(images)
+    for ours, theirs in zip(search._averaged.module.modules(), search.model.modules(), strict=True):
+        if isinstance(theirs, Quantizer):
+            assert theirs.ready and torch.equal(ours.log_step, theirs.log_step)
+
+
+def test_full_batches_count_the_same() -> None:
+    images = torch.arange(10)
+    assert [len(part) for part in batches(images, 4)] == [4, 4]
+    assert [len(part) for part in batches(images, 16)] == [10]
+    assert [len(part) for part in batches(images, 5)] == [5, 5]
 
 
 def test_distillation(tmp_path: Path) -> None:

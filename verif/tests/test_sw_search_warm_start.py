@@ -91,7 +91,7 @@ def test_search_begins_with_the_network(tmp_path: Path, changes: dict) -> None:
     for source in (run, path):
         search = Search(configuration(**changes), "cpu")
         fresh = {name: layer.scores.detach().clone() for name, layer in conv_layers(search.model)}
-        warm_start(search, source, images)
+        warm_start(search, source, smooth(128, 1))
         assert search.model.training and (search.epoch, search.step, search.log) == (0, 0, [])
         for (name, layer), (_, old) in zip(
             conv_layers(search.model), conv_layers(network), strict=True
@@ -138,7 +138,7 @@ def test_model_says_what_its_search_started_from(tmp_path: Path) -> None:
         (run, "tiny of 2 epochs"),
         (path, "tiny of 2 epochs, from an older one"),
     ):
-        warm_start(search, source, smooth(128, 1).images)
+        warm_start(search, source, smooth(128, 1))
         assert search.origin == expected
     # It is in the checkpoint, and from there in the model.
     data = smooth(128, 1), smooth(20, 2)
@@ -153,7 +153,7 @@ def test_quantization_begins_from_real_numbers(tmp_path: Path) -> None:
         expected = load_run(run)[1](to_float(images))
     for source in (run, path):
         search = Search(configuration(act_bits=4), "cpu")
-        warm_start(search, source, images)
+        warm_start(search, source, smooth(128, 1))
         with torch.no_grad():
             found = search.model.eval()(to_float(images))
         assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
@@ -165,14 +165,14 @@ def test_lower_top_k_thins_the_masks(tmp_path: Path) -> None:
     run, path = trained(tmp_path)
     network = load_run(run)[1]
     search = Search(configuration(top_k=0.2), "cpu")
-    warm_start(search, path, smooth(64, 1).images)
+    warm_start(search, path, smooth(64, 1))
     for (_, layer), (_, old) in zip(conv_layers(search.model), conv_layers(network), strict=True):
         assert not (layer.mask() & ~old.mask()).any()
 
 
 def test_other_networks_are_refused(tmp_path: Path) -> None:
     run, path = trained(tmp_path)
-    images = smooth(32, 1).images
+    images = smooth(32, 1)
 
     def refuse(source: Path, message: str, **changes) -> None:
         with pytest.raises(ValueError, match=f"^{re.escape(str(source))}: {re.escape(message)}"):
@@ -193,9 +193,38 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     refuse(path, "operation must be 'classifier' with 100 channels", **shorter)
     with pytest.raises(ValueError, match="is not a run directory"):
         warm_start(Search(configuration(), "cpu"), tmp_path, images)
+    refuse(path, "key 'model.scope' must be 'layer' for a start from a model", scope="network")
     path.with_suffix(".float.npz").unlink()
     with pytest.raises(ValueError, match=r"tiny\.float\.npz not found"):
         warm_start(Search(configuration(), "cpu"), path, images)
     message = "^a run that is resumed has its own scores: resume it, or start one from "
     with pytest.raises(ValueError, match=message):
         train(configuration(), "", run, resume=True, start_from=path)
+
+
+def test_quantizers_of_another_width_begin_anew(tmp_path: Path) -> None:
+    run, _ = trained(tmp_path, act_bits=8)
+    search = Search(configuration(act_bits=4), "cpu")
+    warm_start(search, run, smooth(128, 1))
+    quantizers = [m for m in search.model.modules() if isinstance(m, Quantizer)]
+    assert quantizers and not any(m.ready for m in quantizers)
+
+
+def test_soft_masks_begin_near_the_hard_ones_of_a_run(tmp_path: Path) -> None:
+    run, _ = trained(tmp_path, magnitude=False)
+    network = load_run(run)[1]
+    search = Search(configuration(harden=1.0, magnitude=False), "cpu")
+    warm_start(search, run, smooth(128, 1))
+    for (_, layer), (_, old) in zip(conv_layers(search.model), conv_layers(network), strict=True):
+        assert torch.equal(layer.mask(), old.mask())
+        assert float((layer.scores.detach() - old.mask().float()).abs().mean()) < 0.15
+
+
+def test_a_negative_scale_needs_a_learned_one(tmp_path: Path) -> None:
+    run, path = trained(tmp_path, affine="all")
+    network = load_run(run)[1]
+    network.stem_norm.weight.data[0] = -1.0
+    save_constants(path, fold_batch_norms(network))
+    search = Search(configuration(affine="none"), "cpu")
+    with pytest.raises(ValueError, match=r"'model\.affine' must be 'all' .*stream 0, not 'none'"):
+        warm_start(search, path, smooth(128, 1))
