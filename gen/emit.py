@@ -206,6 +206,15 @@ def markdown(target: Target) -> str:
     return "\n".join([*lines, ""])
 
 
+def _listed(folder: Path) -> set[str]:
+    """Names of the files that the manifest in `folder` lists, of another call of `generate`."""
+    try:
+        names = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        return {name for name in names if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def _publish(folder: Path, files: dict[str, str]) -> None:
     """Make `folder` hold `files`, the last of which says that they are complete."""
     parent = folder.absolute().parent
@@ -221,7 +230,10 @@ def _publish(folder: Path, files: dict[str, str]) -> None:
         if not folder.exists():
             temporary.rename(folder)
             return
+        old = _listed(folder)
         (folder / _MANIFEST).unlink(missing_ok=True)
+        for name in old - set(files):
+            (folder / name).unlink(missing_ok=True)
         for name in files:
             os.replace(temporary / name, folder / name)
     finally:

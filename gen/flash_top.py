@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hiddenfold.gen.emit import component_verilog
 from hiddenfold.gen.target import Target
+from hiddenfold.sw.driver.flash_store import PROGRAMS_AT
 
 __all__ = ["BAUD", "TOP", "flash_verilog"]
 
@@ -16,7 +17,7 @@ BAUD = 1_000_000
 #: Seconds after which the bridge drops an incomplete command.
 TIMEOUT = 0.1
 #: Bytes at the flash's begin for the FPGA's configuration: more than that of an LFE5U-85F.
-PROTECT = 2 << 20
+PROTECT = PROGRAMS_AT
 #: Largest deviation of the serial line's bit rate.
 _TOLERANCE = 0.02
 #: Megahertz up to which a flash and its pins answer within a cycle of the system clock.

@@ -238,6 +238,7 @@ class Model:
                 raise ValueError(
                     f"Model: dense_reference name must be a string, not {shorten(name)}"
                 )
+            check_printable("Model: dense_reference name", name)
             check_integer("Model: dense_reference parameters", parameters, 1, MAX_PARAMETERS)
 
     def _validate_mask(self, stream: int, shape: WeightShape) -> None:

@@ -233,7 +233,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     """The header's fields, each of the right kind."""
     header = parse_header("Program file", text)
     version = header.pop("format", None)
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise ValueError(f"Program file: format must be {FORMAT}, not {shorten(version)}")
     expected = {*_HEADER_KEYS, "image_bytes"}
     if set(header) != expected:

@@ -115,6 +115,8 @@ def spread(
             try:
                 result = future.result(timeout=POLL)
             except TimeoutError:
+                if future.status == "error":
+                    raise  # it is the function's own
                 continue  # its worker has died with the result: it is made again
             except KilledWorker:
                 result = Died(f"it ended {DEATHS} worker processes")

@@ -24,6 +24,7 @@ from hiddenfold.gen.graph import build
 from hiddenfold.gen.limits import largest_batch, place
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.accelerator import Accelerator
+from hiddenfold.sw.driver.device import DeviceError
 from hiddenfold.sw.driver.errors import AcceleratorError
 from hiddenfold.sw.driver.result import RunResult
 from hiddenfold.sw.model import Model
@@ -188,8 +189,11 @@ def check_model(accelerator: Accelerator, model: Model, target: Target, seed: in
         program = compile_model(model, target, trace=trace, batch=batch, act_words=act_words)
         try:
             compare_run(accelerator, program, pictures, golden, result)
-        except AcceleratorError as error:
+        except (AcceleratorError, DeviceError) as error:
             result.fail(f"network {model.name}: {error}")
+            if isinstance(error, DeviceError):
+                # A broken rule of AXI stays until then.
+                accelerator.device.reset()
     return result
 
 

@@ -14,6 +14,18 @@
 #define MAXIMUM_IMAGES 65535u
 #define BEGIN_BYTES 8u
 #define CRC_BYTES 4u
+/* Of program files. */
+#define HIDDENFOLD_FORMAT 2u
+
+/* What is in memory before START, and after the end, is there for both sides: with uncached but
+   bufferable memory, as on ARM, volatile is not enough. */
+#ifndef HIDDENFOLD_BARRIER
+#if defined(__GNUC__) || defined(__clang__)
+#define HIDDENFOLD_BARRIER() __sync_synchronize()
+#else
+#error "define HIDDENFOLD_BARRIER() as this compiler's full memory barrier"
+#endif
+#endif
 
 #ifdef HIDDENFOLD_CUSTOM_ACCESS
 #define READ hiddenfold_read
@@ -152,6 +164,8 @@ int hiddenfold_parse(struct hiddenfold_program *program, const void *file, size_
         return HIDDENFOLD_FAIL_FILE;
     header = (const char *)data + BEGIN_BYTES;
     end = header + length;
+    if (number(find(header, end, "format"), end, &good) != HIDDENFOLD_FORMAT)
+        return HIDDENFOLD_FAIL_FILE;
     image = find(header, end, "image");
     program->memory = data + BEGIN_BYTES + length;
     program->memory_bytes = number(find(header, end, "image_bytes"), end, &good);
@@ -196,8 +210,11 @@ int hiddenfold_place(const struct hiddenfold_program *program, uint32_t base, ui
     place->output_bytes = images * program->output_bytes;
     at = (at + (uint64_t)images * program->output_bytes + mask) & ~mask;
     place->scratch = (uint32_t)at;
-    at += program->scratch_bytes;
-    if (base & mask || at > (uint64_t)base + bytes || at > 0xFFFFFFFFu)
+    if (program->scratch_bytes)
+        at += program->scratch_bytes;
+    else
+        at = (uint64_t)place->output + place->output_bytes;
+    if (base & mask || at > (uint64_t)base + bytes || at > (uint64_t)1 << 32)
         return HIDDENFOLD_FAIL_ROOM;
     return 0;
 }
@@ -223,8 +240,9 @@ int hiddenfold_start(const struct hiddenfold *device, const struct hiddenfold_pr
         return HIDDENFOLD_FAIL_BUSY;
     if (READ(device, HIDDENFOLD_REG_TARGET) != program->target_id)
         return HIDDENFOLD_FAIL_TARGET;
+    /* Where it does not fit there is none, and the polls of hiddenfold_wait end the run. */
     if (watchdog == 0)
-        watchdog = expected < 0xFFFFFFFFu ? (uint32_t)expected : 0xFFFFFFFFu;
+        watchdog = expected <= 0xFFFFFFFFu ? (uint32_t)expected : 0;
     WRITE(device, HIDDENFOLD_REG_PROGRAM, place->program);
     WRITE(device, HIDDENFOLD_REG_PROGRAM_SIZE, program->memory_bytes);
     WRITE(device, HIDDENFOLD_REG_IMAGE, place->image);
@@ -235,6 +253,7 @@ int hiddenfold_start(const struct hiddenfold *device, const struct hiddenfold_pr
     WRITE(device, HIDDENFOLD_REG_SCRATCH_SIZE, program->scratch_bytes);
     WRITE(device, HIDDENFOLD_REG_IMAGES, images);
     WRITE(device, HIDDENFOLD_REG_WATCHDOG, watchdog);
+    HIDDENFOLD_BARRIER();
     WRITE(device, HIDDENFOLD_REG_CONTROL,
           HIDDENFOLD_CONTROL_START | HIDDENFOLD_CONTROL_IRQ_ENABLE);
     return 0;
@@ -248,6 +267,7 @@ int hiddenfold_wait(const struct hiddenfold *device, uint32_t polls)
         const uint32_t status = READ(device, HIDDENFOLD_REG_STATUS);
         if (status & ended && !(status & HIDDENFOLD_STATUS_BUSY)) {
             WRITE(device, HIDDENFOLD_REG_CONTROL, 0);
+            HIDDENFOLD_BARRIER();
             return status & HIDDENFOLD_STATUS_ERROR
                        ? (int)(READ(device, HIDDENFOLD_REG_ERROR) & 0xFFu)
                        : 0;

@@ -45,7 +45,7 @@ def register(commands: Any) -> None:
         help="names or TOML files (default: all that come with Hiddenfold)",
     )
     parser.add_argument(
-        "--batches", metavar="B,...", type=_integers, default=[1], help="batch sizes (default: 1)"
+        "--batches", metavar="B,...", type=_batches, default=[1], help="batch sizes (default: 1)"
     )
     parser.add_argument(
         "--vary",
@@ -65,6 +65,13 @@ def _integers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"must be integers with commas, not {text!r}") from None
 
 
+def _batches(text: str) -> list[int]:
+    numbers = _integers(text)
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more each, not {text!r}")
+    return numbers
+
+
 def _variation(text: str) -> tuple[str, list[int]]:
     key, equals, values = text.partition("=")
     if not equals:
@@ -82,9 +89,10 @@ def explore(args: argparse.Namespace) -> Outcome:
 
     model = Model.load(args.model or default_model())
     names = args.targets or Target.names()
-    targets = [
-        variant for name in names for variant in variants(Target.load(name), dict(args.vary))
-    ]
+    values: dict[str, list[int]] = {}
+    for key, some in args.vary:
+        values.setdefault(key, []).extend(some)
+    targets = [variant for name in names for variant in variants(Target.load(name), values)]
     with progress_bar(len(targets) * len(args.batches), "targets") as tick:
         points = predict(model, targets, args.batches, tick)
     args.output.mkdir(parents=True, exist_ok=True)

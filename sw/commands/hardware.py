@@ -149,17 +149,23 @@ def generate(args: argparse.Namespace) -> Outcome:
 
 def flash(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold flash``."""
-    from hiddenfold.sw.driver.flash_store import FlashStore
+    from hiddenfold.sw.driver.flash_store import FLASH_BYTES, PROGRAMS_AT, FlashStore
     from hiddenfold.sw.driver.resident import store_image
     from hiddenfold.sw.files import write_atomically
     from hiddenfold.sw.program import Program
 
     programs = [Program.load(path) for path in args.programs]
-    others = {program.target_id for program in programs} - {programs[0].target_id}
-    if others:
-        raise ValueError("the programs of a flash must be for one target")
+    for program in programs:
+        if program.target_id != programs[0].target_id:
+            raise ValueError(
+                f"the programs of a flash must be for one target, {programs[0].target!r} as "
+                f"{programs[0].model!r}, not {program.target!r} as {program.model!r}"
+            )
     image = store_image(
-        [program.memory for program in programs], unit=FlashStore.unit, first=FlashStore.first
+        [program.memory for program in programs],
+        unit=FlashStore.unit,
+        first=FlashStore.first,
+        limit=FLASH_BYTES - PROGRAMS_AT,
     )
     write_atomically(args.output, image)
     names = ", ".join(program.model for program in programs)

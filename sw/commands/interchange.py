@@ -91,11 +91,12 @@ def import_(args: argparse.Namespace) -> Outcome:
 def onnx(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold onnx``."""
     from hiddenfold.gen.onnx_graph import onnx_model
+    from hiddenfold.sw.files import write_atomically
     from hiddenfold.sw.model import Model
 
     model = Model.load(args.model)
     data = onnx_model(model).SerializeToString()
-    args.output.write_bytes(data)
+    write_atomically(args.output, data)
     found: dict[str, Any] = {"onnx": str(args.output), "bytes": len(data), "images": 0}
     text = f"wrote {args.output}"
     if args.check is None:

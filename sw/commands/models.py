@@ -152,7 +152,12 @@ def evaluate(args: argparse.Namespace) -> Outcome:
             f"not {_few(split.classes)}"
         )
     count = len(split) - args.offset if args.count is None else args.count
-    if args.offset >= len(split) or args.offset + count > len(split):
+    if args.offset >= len(split):
+        raise ValueError(
+            f"offset must be at most {len(split) - 1}, the last image of the test split, not "
+            f"{args.offset}"
+        )
+    if args.offset + count > len(split):
         raise ValueError(
             f"offset + count must be at most {len(split)}, the images of the test split, "
             f"not {args.offset + count}"

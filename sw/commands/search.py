@@ -111,6 +111,7 @@ def add_export_options(parser: argparse._ActionsContainer, *, required: bool) ->
 
 def init(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold init``."""
+    from hiddenfold.sw.files import write_atomically
     from hiddenfold.sw.search.config import load_config
     from hiddenfold.sw.search.starter import configuration, survey
 
@@ -127,7 +128,7 @@ def init(args: argparse.Namespace) -> Outcome:
         found = survey(args.folder, tick)
     image = args.image or found.image
     text = configuration(args.output.stem, args.folder, found, image)
-    args.output.write_text(text, encoding="utf-8")
+    write_atomically(args.output, text.encode())
     config = load_config(args.output)
     sizes = [f"{width}x{height}" for width, height in found.sizes]
     lines = [

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads programs into an accelerator, runs images through it and explains its errors."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -68,7 +69,14 @@ class Accelerator:
         self._resident = Resident(device.store or MemoryStore(device))
         self._program: Program | None = None
         self._program_at = 0
+        # The hardware has found it damaged: it is to be written again.
+        self._damaged = False
         self._turn = threading.RLock()
+        # A run or load has the device, which nothing may enter, not even a signal handler.
+        self._busy = False
+        # The hardware runs, or may.
+        self._started = False
+        self._closed = False
         # Makes its thread when it gets something to do.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="hiddenfold")
         self.identify()
@@ -105,17 +113,35 @@ class Accelerator:
         return self._program_at
 
     def close(self) -> None:
-        """End what :meth:`submit` has under way and close the device."""
+        """End what is under way in any thread, stop the accelerator and close the device."""
+        self._closed = True
         self._control.stop.set()
         self._worker.shutdown(cancel_futures=True)
         with self._turn:
-            self._device.close()
+            try:
+                if self._started:
+                    with contextlib.suppress(AcceleratorError, DeviceError):
+                        self._control.abort()
+            finally:
+                self._device.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        """Take the device for a run or load."""
+        with self._turn:
+            if self._closed:
+                raise AcceleratorError("the accelerator has been closed")
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
     def identify(self) -> int:
         """Check ID and VERSION and return the target identifier."""
@@ -147,7 +173,7 @@ class Accelerator:
             program = Program.load(program)
         if not isinstance(program, Program):
             raise TypeError(f"program must be a Program or the path of one, not {program!r}")
-        with self._turn:
+        with self._use():
             target = self.identify()
             if check_target and program.target_id != target:
                 raise AcceleratorError(
@@ -161,10 +187,15 @@ class Accelerator:
                 self._control.abort()
             in_memory = self._device.store is None
             self._require_room(program, 1, aligned(len(program.memory)) if in_memory else 0)
-            self._program = None
-            room = _working_bytes(program, program.batch) if in_memory else 0
-            self._program_at = self._resident.add(program.memory, room, program.model, progress)
-            self._program = program
+            self._place(program, progress)
+
+    def _place(self, program: Program, progress: LoadProgress | None) -> None:
+        """Have a program in the store and make it the one of :meth:`run`."""
+        self._program = None
+        in_memory = self._device.store is None
+        room = _working_bytes(program, program.batch) if in_memory else 0
+        self._program_at = self._resident.add(program.memory, room, program.model, progress)
+        self._program, self._damaged = program, False
 
     def submit(self, images: np.ndarray, **options) -> Future[RunResult]:
         """Start :meth:`run` in the background and return its future.
@@ -195,7 +226,9 @@ class Accelerator:
             Seconds of the host's clock for all images; None leaves it to the watchdog.
         watchdog
             Clock cycles that one start of the accelerator may take; default: 16 times the
-            compiler's prediction and a million more.
+            compiler's prediction and a million more. So many images are started together at most
+            that this fits the register of 32 bits; where a single batch takes longer, the host
+            alone ends it.
         progress
             Called now and then and at the end.
 
@@ -210,8 +243,10 @@ class Accelerator:
         TypeError, ValueError
             The images do not fit the program.
         """
-        with self._turn:
+        with self._use():
             self._control.stop.clear()
+            if self._closed:
+                self._control.stop.set()
             return self._run(images, timeout, watchdog, progress)
 
     def abort(self) -> None:
@@ -219,7 +254,7 @@ class Accelerator:
 
         Raises :class:`AcceleratorTimeout` if there is no such run and the hardware does not stop.
         """
-        if self._turn.acquire(blocking=False):
+        if not self._busy and self._turn.acquire(blocking=False):
             try:
                 self._control.abort()
             finally:
@@ -242,10 +277,14 @@ class Accelerator:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
         if watchdog is not None and not 0 < watchdog < 1 << 32:
             raise ValueError(f"watchdog must be in 1..2^32-1 cycles, not {watchdog!r}")
+        if self._damaged:
+            self._place(program, None)
         deadline = time.monotonic() + (timeout or 0)
         totals = dict.fromkeys(COUNTERS.values(), 0)
         logits, traces, processed, seconds = [], [], 0, 0.0
         step = self._require_room(program, len(images), self._working_at())
+        if watchdog is None:
+            step = min(step, _watched_images(program))
         for first in range(0, len(images), step):
             part = images[first : first + step]
             missing = -len(part) % program.batch
@@ -257,14 +296,13 @@ class Accelerator:
                     progress(done, len(images), totals["cycles"] + cycles)
 
             expected = len(whole) * program.predicted_cycles
-            cycles = watchdog or min(WATCHDOG_FACTOR * expected + WATCHDOG_EXTRA, (1 << 32) - 1)
+            cycles = watchdog or WATCHDOG_FACTOR * expected + WATCHDOG_EXTRA
             limits = Limits(cycles + GRACE_CYCLES, expected, timeout, deadline)
-            started = time.monotonic()
-            outputs, registers = self._run_part(
+            outputs, registers, took = self._run_part(
                 program, whole, cycles, limits, report if progress is not None else None
             )
             processed += len(whole)
-            seconds += time.monotonic() - started
+            seconds += took
             for register, name in COUNTERS.items():
                 totals[name] += registers[register]
             report(len(part), 0)
@@ -285,9 +323,13 @@ class Accelerator:
         watchdog: int,
         limits: Limits,
         report: Callable[[int, int], None] | None,
-    ) -> tuple[list[Output], dict[str, int]]:
-        """Run whole batches that fit in memory together; return outputs and registers."""
+    ) -> tuple[list[Output], dict[str, int], float]:
+        """Run whole batches that fit in memory together.
+
+        Returns outputs, registers, and the seconds from the start to the end.
+        """
         device, control = self._device, self._control
+        control.check(limits)
         if control.read("STATUS") & regmap.STATUS_BUSY:
             control.abort()
         packed = program.pack_images(images)
@@ -297,25 +339,35 @@ class Accelerator:
         device.write_memory(image_at, packed)
         if not device.slow_memory:
             device.write_memory(output_at, np.full(size, _POISON, np.uint8))
-        control.start(
-            {
-                "PROGRAM": self._program_at,
-                "PROGRAM_SIZE": len(program.memory),
-                "IMAGE": image_at,
-                "IMAGE_SIZE": len(packed),
-                "OUTPUT": output_at,
-                "OUTPUT_SIZE": size,
-                "IMAGES": len(images),
-                "WATCHDOG": watchdog,
-                "SCRATCH": output_at + aligned(size),
-                "SCRATCH_SIZE": program.scratch_bytes,
-            }
-        )
+        control.check(limits)
+        settings = {
+            "PROGRAM": self._program_at,
+            "PROGRAM_SIZE": len(program.memory),
+            "IMAGE": image_at,
+            "IMAGE_SIZE": len(packed),
+            "OUTPUT": output_at,
+            "OUTPUT_SIZE": size,
+            "IMAGES": len(images),
+            # 0: none, where the limit does not fit.
+            "WATCHDOG": watchdog if watchdog < 1 << 32 else 0,
+            "SCRATCH": output_at + aligned(size),
+            "SCRATCH_SIZE": program.scratch_bytes,
+        }
+        started = time.monotonic()
+        self._started = True
         try:
+            control.start(settings)
             control.wait(limits, report)
-        except KeyboardInterrupt:
-            control.abort()
+        except AcceleratorError:
             raise
+        except BaseException:
+            # Whatever it is, the accelerator is not to go on alone; a link that failed may work.
+            with contextlib.suppress(AcceleratorError, DeviceError):
+                control.abort()
+                self._started = False
+            raise
+        self._started = False
+        took = time.monotonic() - started
         control.write("CONTROL", 0)
         registers = control.read_all()
         if registers["STATUS"] & regmap.STATUS_ERROR:
@@ -328,13 +380,14 @@ class Accelerator:
                 registers=registers,
             )
         data = device.read_memory(output_at, size).tobytes()
-        return program.unpack_output(data, len(images)), registers
+        return program.unpack_output(data, len(images)), registers, took
 
     def _error(self, program: Program, registers: dict[str, int]) -> AcceleratorError:
         """Return the exception for the error that the registers report."""
         code, pc = registers["ERROR"] & 0xFF, registers["ERROR_PC"]
         if code in DAMAGED:
             self._resident.forget(self._program_at)
+            self._damaged = True
         instruction, layer = instruction_at(program, pc), layer_at(program, pc)
         where = f"at program offset {pc:#x}"
         if layer is not None:
@@ -376,6 +429,12 @@ class Accelerator:
             -(-images // program.batch), available // each, MAXIMUM_IMAGES // program.batch
         )
         return batches * program.batch
+
+
+def _watched_images(program: Program) -> int:
+    """Return how many images, in whole batches, the watchdog's register can guard in one start."""
+    cycles = WATCHDOG_FACTOR * max(program.predicted_cycles, 1) * program.batch
+    return max(((1 << 32) - 1 - WATCHDOG_EXTRA) // cycles, 1) * program.batch
 
 
 def _working_bytes(program: Program, images: int) -> int:

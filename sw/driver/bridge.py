@@ -110,12 +110,14 @@ class BridgeDevice(Device):
                 raise ValueError(
                     f"{name} must be a multiple of {1 << bits} below 2^32, not {value:#x}"
                 )
-        if not 0 < size <= (1 << 32) - memory or size % 64:
-            raise ValueError(
-                f"size must be a multiple of 64 in 64..{(1 << 32) - memory:#x}, not {size:#x}"
-            )
+        base = memory if base is None else base
+        if base % 64 or not 0 <= base < 1 << 32:
+            raise ValueError(f"base must be a multiple of 64 below 2^32, not {base:#x}")
+        most = (1 << 32) - max(memory, base)
+        if not 0 < size <= most or size % 64:
+            raise ValueError(f"size must be a multiple of 64 in 64..{most:#x}, not {size:#x}")
         self.link = link
-        self.memory_base, self.memory_size = memory if base is None else base, size
+        self.memory_base, self.memory_size = base, size
         self.checks_writes = link.lossy if check is None else check
         self._registers, self._memory, self._clock = registers, memory, clock
         if flash is not None:
@@ -132,12 +134,15 @@ class BridgeDevice(Device):
         still = [i for i in range(count) if offset + 4 * i not in _MOVING]
         try:
             last = self.link.read(place, count).tolist()
+            agreed = not self.checks_writes
             for _ in range(TRIES if self.checks_writes else 0):
                 found = self.link.read(place, count).tolist()
-                if all(found[i] == last[i] for i in still):
+                if found == last:
                     return found
+                agreed = all(found[i] == last[i] for i in still)
                 last = found
-            if not self.checks_writes:
+            # Those that move need not agree.
+            if agreed:
                 return last
             raise DeviceError(
                 f"{self.link.name} reads differently each of {TRIES} times: check the cable and "

@@ -119,16 +119,17 @@ class Control:
 
         ``report`` is called now and then with the images done and the cycles passed.
         """
-        passed, longest, cycles = 0, _FIRST_WAIT, limits.cycles
+        passed, longest, cycles, counted = 0, _FIRST_WAIT, limits.cycles, 0
         while True:
             # Up to the expected end at once where that is near, then with small steps.
             aim = max(limits.expected - passed, limits.expected // 32, 1)
             started = time.monotonic()
-            passed += self._device.wait(min(longest, aim, cycles - passed + 1))
+            # A device may come back at once.
+            passed += max(1, self._device.wait(min(longest, aim, cycles - passed + 1)))
             status = self.read("STATUS")
             if status & _ENDED and not status & regmap.STATUS_BUSY:
                 return
-            if status & regmap.STATUS_ERROR:
+            if status & _ENDED:
                 # The interrupt comes with the error, the end when the last bus access is answered.
                 self.write("CONTROL", 0)
                 cycles = min(cycles, passed + GRACE_CYCLES)
@@ -145,17 +146,35 @@ class Control:
             if limits.timeout is not None and now >= limits.deadline:
                 self._give_up(f"did not finish within {limits.timeout} s", passed)
             if passed > cycles:
-                self._give_up("did not finish, nor did its watchdog stop it", passed)
+                # `passed` may be an estimate of a clock that is slower: what does it say itself?
+                before, counted = counted, self.read("CYCLES")
+                if counted > cycles or counted <= before:
+                    self._give_up("did not finish, nor did its watchdog stop it", passed)
+                passed = counted
             if report is not None:
                 report(self.read("IMAGES_DONE"), passed)
             if now - started < _LOOK:
                 longest = min(longest * 2, _LONGEST_WAIT)
 
+    def check(self, limits: Limits) -> None:
+        """Raise as :meth:`wait` does when the run must be given up, between two starts."""
+        if self.stop.is_set():
+            raise AcceleratorError(
+                "the run was aborted by the host between two starts; it can be started again",
+                code=Error.ABORTED,
+            )
+        if limits.timeout is not None and time.monotonic() >= limits.deadline:
+            raise AcceleratorTimeout(
+                f"the accelerator did not finish within {limits.timeout} s: images and results "
+                "take their time as well; allow more"
+            )
+
     def abort(self) -> None:
         """Stop a run; raise :class:`.AcceleratorTimeout` if that takes a reset."""
-        self.write("CONTROL", regmap.CONTROL_ABORT)
         passed = 0
         while passed < GRACE_CYCLES:
+            # Again and again: a link may lose it, and it harms nothing.
+            self.write("CONTROL", regmap.CONTROL_ABORT)
             if not self.read("STATUS") & regmap.STATUS_BUSY:
                 return
             # A device may come back early.

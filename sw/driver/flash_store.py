@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FLASH_BYTES = 16 << 20
 SECTOR, PAGE = 4096, 256
+#: Where programs begin in a flash that has the FPGA's configuration as well.
+PROGRAMS_AT = 2 << 20
 #: Bytes of the on-chip buffer of such a board, unless the URL says so.
 BUFFER_BYTES = 16 << 10
 PORT = 0x8000_1000
@@ -57,8 +59,12 @@ class FlashStore:
     def write_memory(self, address: int, data: np.ndarray | bytes) -> None:
         """Write bytes from the begin of a sector on; the rest of the last sector is erased."""
         data = np.frombuffer(data, np.uint8)
-        if address % SECTOR or not self.base <= address <= self.base + self.size - len(data):
-            raise DeviceError(f"flash must be written in whole sectors, not at {address:#x}")
+        end = self.base + self.size
+        if address % SECTOR or not self.base <= address <= end - len(data):
+            raise DeviceError(
+                f"flash must be written from a multiple of {SECTOR} on within {self.base:#x}.."
+                f"{end:#x}, not at {address:#x}..{address + len(data):#x}"
+            )
         for first in range(0, len(data), SECTOR):
             self._sector(address + first, data[first : first + SECTOR])
 

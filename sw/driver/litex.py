@@ -9,6 +9,7 @@ by a packet with a write record. All numbers have their most significant byte fi
 import contextlib
 import socket
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -34,20 +35,46 @@ class LitexLink(Link):
 
     def __init__(self, host: str, port: int = PORT, *, timeout: float = _TIMEOUT):
         self.name = f"litex_server at {host}:{port}"
-        self._timeout = timeout
+        self._place, self._timeout = (host, port), timeout
+        self._closed = False
+        self._socket: socket.socket | None = self._connected()
+
+    def _connected(self) -> socket.socket:
+        """Return a new connection."""
         try:
-            self._socket = socket.create_connection((host, port), timeout)
+            connection = socket.create_connection(self._place, self._timeout)
+            try:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # A line of text about the server.
+                connection.settimeout(_GREETING)
+                with contextlib.suppress(TimeoutError):
+                    connection.recv(128)
+                connection.settimeout(self._timeout)
+            except BaseException:
+                connection.close()
+                raise
         except OSError as error:
             raise DeviceError(
                 f"{self.name} does not answer: start it on that machine, for example with "
                 f"litex_server --uart --uart-port /dev/ttyUSB0 ({error})"
             ) from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A line of text about the server.
-        self._socket.settimeout(_GREETING)
-        with contextlib.suppress(TimeoutError):
-            self._socket.recv(128)
-        self._socket.settimeout(timeout)
+        return connection
+
+    @contextlib.contextmanager
+    def _exchange(self) -> Iterator[socket.socket]:
+        """The connection; whatever goes wrong ends it, since an answer that comes late would be
+        taken for that of the next question. The next exchange makes a new one.
+        """
+        if self._closed:
+            raise DeviceError(f"{self.name} has been closed")
+        if self._socket is None:
+            self._socket = self._connected()
+        try:
+            yield self._socket
+        except BaseException:
+            self._socket.close()
+            self._socket = None
+            raise
 
     def read(self, address: int, count: int) -> np.ndarray:
         parts = [np.zeros(0, np.uint32)]
@@ -55,10 +82,11 @@ class LitexLink(Link):
             size = min(_MAX_WORDS, count - first)
             places = address + 4 * (first + np.arange(size, dtype=np.uint64))
             record = struct.pack(">BBBBI", 0, 0x0F, 0, size, 0) + places.astype(">u4").tobytes()
-            self._send(HEADER + record)
-            answer = self._receive(len(HEADER) + 8 + 4 * size)
-            if answer[:2] != HEADER[:2] or answer[len(HEADER) + 2] != size:
-                raise DeviceError(f"{self.name} does not speak Etherbone: check host and port")
+            with self._exchange() as connection:
+                self._send(connection, HEADER + record)
+                answer = self._receive(connection, len(HEADER) + 8 + 4 * size)
+                if answer[:2] != HEADER[:2] or answer[len(HEADER) + 2] != size:
+                    raise DeviceError(f"{self.name} does not speak Etherbone: check host and port")
             parts.append(np.frombuffer(answer, ">u4", size, len(HEADER) + 8).astype(np.uint32))
         return np.concatenate(parts)
 
@@ -66,22 +94,25 @@ class LitexLink(Link):
         for first in range(0, len(words), _MAX_WORDS):
             part = words[first : first + _MAX_WORDS]
             record = struct.pack(">BBBBI", 0, 0x0F, len(part), 0, address + 4 * first)
-            self._send(HEADER + record + part.astype(">u4").tobytes())
+            with self._exchange() as connection:
+                self._send(connection, HEADER + record + part.astype(">u4").tobytes())
 
     def close(self) -> None:
-        self._socket.close()
+        self._closed = True
+        if self._socket is not None:
+            self._socket.close()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, connection: socket.socket, data: bytes) -> None:
         try:
-            self._socket.sendall(data)
+            connection.sendall(data)
         except OSError as error:
             raise self._gone(error) from error
 
-    def _receive(self, size: int) -> bytes:
+    def _receive(self, connection: socket.socket, size: int) -> bytes:
         data = b""
         while len(data) < size:
             try:
-                part = self._socket.recv(size - len(data))
+                part = connection.recv(size - len(data))
             except TimeoutError as error:
                 raise DeviceError(
                     f"{self.name} did not answer within {self._timeout:g} s: check its link to "
@@ -95,7 +126,7 @@ class LitexLink(Link):
         return data
 
     def _gone(self, reason: object) -> DeviceError:
-        return DeviceError(f"{self.name} has gone: start it and open it again ({reason})")
+        return DeviceError(f"{self.name} has gone: start it again ({reason})")
 
 
 def open_litex(rest: str, **options) -> BridgeDevice:

@@ -111,6 +111,12 @@ class Resident:
         start = self._behind(kept)
         if aligned(start + len(memory)) + room > self._store.limit or len(kept) >= _ENTRIES:
             kept, start = [], self._store.first
+        free = self._store.limit - start - room
+        if aligned(len(memory)) > free:
+            raise AcceleratorError(
+                f"program {name!r} has {len(memory)} bytes, and there is room for {max(free, 0)}: "
+                "compile it for less, or use a device with more"
+            )
         # Not listed until it is complete.
         self._list(kept)
         self._write(start, memory, name, progress)
@@ -171,10 +177,10 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def store_image(programs: list[bytes], *, unit: int, first: int) -> bytes:
+def store_image(programs: list[bytes], *, unit: int, first: int, limit: int) -> bytes:
     """Return the bytes of a store that begins with its directory: for a file to write to a flash.
 
-    Raises ``ValueError`` for more programs than a directory lists.
+    Raises ``ValueError`` for more programs than a directory lists, or more than ``limit`` bytes.
     """
     if not 1 <= len(programs) <= _ENTRIES:
         raise ValueError(f"a flash image must have 1..{_ENTRIES} programs, not {len(programs)}")
@@ -182,6 +188,11 @@ def store_image(programs: list[bytes], *, unit: int, first: int) -> bytes:
     for memory in programs:
         entries.append(Entry(first + len(image), len(memory), zlib.crc32(memory)))
         image += memory.ljust(-(-len(memory) // unit) * unit, b"\xff")
+    if first + len(image) > limit:
+        raise ValueError(
+            f"a flash image must have at most {limit} bytes, not {first + len(image)}: take fewer "
+            "or smaller programs"
+        )
     return _encode(entries).ljust(first, b"\xff") + image
 
 

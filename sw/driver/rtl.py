@@ -67,9 +67,13 @@ class RtlDevice(Device):
         self._memory = np.ctypeslib.as_array(
             ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint8)), (memory_size,)
         )
-        self.configure(
-            read_latency=read_latency, beat_interval=beat_interval, stall=stall, seed=seed
-        )
+        try:
+            self.configure(
+                read_latency=read_latency, beat_interval=beat_interval, stall=stall, seed=seed
+            )
+        except BaseException:
+            self.close()
+            raise
         if trace_file is not None and not self._library.hf_start_trace(
             self._handle, str(trace_file).encode()
         ):
@@ -270,7 +274,6 @@ def _load(library: Path) -> ctypes.CDLL:
         ("hf_irq", u32, handle),
         ("hf_violation", ctypes.c_char_p, handle),
         ("hf_start_trace", u32, handle, ctypes.c_char_p),
-        ("hf_stop_trace", None, handle),
     ):
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments

@@ -9,6 +9,7 @@ needs no kernel driver, but the rights to map physical memory and memory that Li
 """
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -80,6 +81,11 @@ class UioDevice(Device):
             self._registers = np.frombuffer(window, "<u4")
             self._interrupts = path != _PHYSICAL and stat.S_ISCHR(os.fstat(self._file).st_mode)
             if memory == "pynq":
+                if base is not None:
+                    raise ValueError(
+                        "uio: URL must have no base with memory=pynq, which gives it, not "
+                        f"{base:#x}"
+                    )
                 self._memory, self.memory_base = _allocate(size)
             else:
                 base, size = _address(memory, base, size)
@@ -125,15 +131,23 @@ class UioDevice(Device):
             try:
                 # Writing 1 lets one more interrupt through, reading takes it.
                 os.write(self._file, (1).to_bytes(4, "little"))
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.ENOSYS):
+                    raise self._gone(error) from error
+                # The device tree gives it no interrupt.
+                self._interrupts = False
+        if self._interrupts:
+            try:
                 if select.select([self._file], [], [], seconds)[0]:
                     os.read(self._file, 4)
             except OSError as error:
-                raise DeviceError(
-                    f"{self._path} has gone: load the bitstream and open it again ({error})"
-                ) from error
+                raise self._gone(error) from error
         else:
             time.sleep(min(seconds, _NAP))
         return round((time.monotonic() - started) * self._clock * 1e6)
+
+    def _gone(self, error: OSError) -> DeviceError:
+        return DeviceError(f"{self._path} has gone: load the bitstream and open it again ({error})")
 
     def reset(self) -> None:
         raise DeviceError("uio: devices cannot reset the accelerator: load the bitstream again")

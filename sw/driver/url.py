@@ -13,7 +13,7 @@ def number(text: str) -> int:
     match = re.fullmatch(r"(0x[0-9a-f]+|[0-9]+)([kmg]?)", text.strip().lower())
     if match is None:
         raise ValueError("a number such as 4096, 0x1000 or 4k")
-    return int(match[1], 0) * _UNITS[match[2]]
+    return int(match[1], 16 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
 
 
 def switch(text: str) -> bool:
@@ -25,12 +25,12 @@ def switch(text: str) -> bool:
 
 def megahertz(text: str) -> float:
     """A frequency above 0 in MHz."""
-    return _positive(text, "a frequency in MHz")
+    return _positive(text, "a frequency above 0 and below 100000, in MHz")
 
 
 def seconds(text: str) -> float:
     """A time above 0 in seconds."""
-    return _positive(text, "a time in seconds")
+    return _positive(text, "a time above 0 and below 100000, in seconds")
 
 
 def _positive(text: str, what: str) -> float:
@@ -52,10 +52,20 @@ def split_url(
     """Return what stands before ``?`` and the options after it.
 
     ``kinds`` gives the allowed options and what reads them; it raises ``ValueError`` with what it
-    would take. ``options`` are those of the call, which win. Raises ``ValueError`` for others.
+    would take. ``options`` are those of the call, which win and are read in the same way, but for
+    None, which is no option. Raises ``ValueError`` for others.
     """
     place, _, query = rest.partition("?")
     found: dict[str, Any] = {}
+
+    def read(key: str, text: str) -> None:
+        try:
+            found[key] = kinds[key](text)
+        except ValueError as error:
+            raise ValueError(
+                f"option {key} of a {scheme}: URL must be {error}, not {text!r}"
+            ) from error
+
     for item in filter(None, query.split("&")):
         key, equals, text = item.partition("=")
         if key not in kinds or not equals:
@@ -63,15 +73,13 @@ def split_url(
                 f"option of a {scheme}: URL must be one of {', '.join(kinds)} and have a value, "
                 f"as in {scheme}:{place}?{next(iter(kinds))}=..., not {item!r}"
             )
-        try:
-            found[key] = kinds[key](text)
-        except ValueError as error:
-            raise ValueError(
-                f"option {key} of a {scheme}: URL must be {error}, not {text!r}"
-            ) from error
+        read(key, text)
     unknown = sorted(set(options) - set(kinds))
     if unknown:
         raise ValueError(
             f"option of a {scheme}: device must be one of {', '.join(kinds)}, not {unknown[0]!r}"
         )
-    return place, found | dict(options)
+    for key, value in options.items():
+        if value is not None:
+            read(key, ("off", "on")[value] if isinstance(value, bool) else str(value))
+    return place, found

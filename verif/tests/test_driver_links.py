@@ -18,10 +18,12 @@ from hiddenfold.gen.target import Target
 from hiddenfold.hw import regmap
 from hiddenfold.sw.driver import litex, uart, uio
 from hiddenfold.sw.driver.accelerator import Accelerator, AcceleratorError
-from hiddenfold.sw.driver.bridge import BridgeDevice
+from hiddenfold.sw.driver.bridge import OPTIONS, BridgeDevice
 from hiddenfold.sw.driver.device import DeviceError, open_device
+from hiddenfold.sw.driver.litex import HEADER, LitexLink
 from hiddenfold.sw.driver.rtl import MEMORY_BASE, RtlDevice
 from hiddenfold.sw.driver.simulator import simulator_library, target_verilog
+from hiddenfold.sw.driver.url import seconds, split_url
 from hiddenfold.verif.bench.boards import EtherboneBoard, MappedBoard, SerialBoard
 from hiddenfold.verif.bench.case import HEIGHT, WIDTH, small_model
 from hiddenfold.verif.golden.model import Golden
@@ -188,7 +190,11 @@ def test_serial_without_port_or_pyserial(monkeypatch):
         ("serial:x?timeout=0", r"^option timeout of a serial: URL must be a time .*not '0'$"),
         ("serial:x?baud=5", r"^baud must be in 300\.\.12000000, not 5$"),
         ("serial:x?check=1", r"^option check of a serial: URL must be on or off, not '1'$"),
-        ("litex:h?clock=0", r"^option clock of a litex: URL must be a frequency in MHz, not '0'$"),
+        (
+            "litex:h?clock=0",
+            r"^option clock of a litex: URL must be a frequency above 0 and below 100000, in MHz, "
+            r"not '0'$",
+        ),
         ("litex:h:x", r"^litex: URL must have a port in 1\.\.65535, not 'x'$"),
         ("uio:x?baud=1", r"^option of a uio: URL must be one of registers, .*not 'baud=1'$"),
     ],
@@ -219,7 +225,7 @@ def test_litex_unplugged(core):
         with open_device(litex_url(board)) as device:
             assert device.read32(0) == regmap.ID_VALUE
             board.unplug()
-            with pytest.raises(DeviceError, match=r"has gone: start it and open it again"):
+            with pytest.raises(DeviceError, match=r"has gone: start it again"):
                 device.read32(0)
     with pytest.raises(DeviceError, match=r"does not answer: start it .* litex_server --uart"):
         open_device(litex_url(board))
@@ -488,3 +494,78 @@ def test_uartbone_bytes(monkeypatch):
     assert link._port.sent.hex() == "0201" + "20000005"
     # A command is over long before a bridge gives it up.
     assert (6 + 4 * link.max_words) * 10 / 115_200 < 0.05
+
+
+def test_moving_registers_are_checked_when_they_stand_still() -> None:
+    """A flipped bit in a counter of an accelerator that does not run."""
+    link = Words()
+    device = BridgeDevice(link, registers=0)
+    cycles = regmap.REGISTERS["CYCLES"].offset // 4
+    read, flips = link.read, [1]
+
+    def noisy(address: int, count: int) -> np.ndarray:
+        words = read(address, count)
+        if flips and address // 4 <= cycles < address // 4 + count:
+            words[cycles - address // 4] ^= 1 << 20
+            flips.pop()
+        return words
+
+    link.read = noisy
+    assert device.read_registers(4 * cycles, 2) == [0, 0]
+    # One that counts is read all the same.
+    link.read, link.moody = read, cycles
+    assert device.read_registers(4 * cycles, 2)[0] > 0
+
+
+def test_options_of_a_call_are_read_like_those_of_a_url() -> None:
+    kinds = {**OPTIONS, "timeout": seconds}
+    _, found = split_url("serial", "x", kinds, {"check": "off", "size": "32M", "flash": None})
+    assert found == {"check": False, "size": 32 << 20}
+    _, found = split_url("serial", "x", kinds, {"check": True, "clock": 45, "base": 64})
+    assert found == {"check": True, "clock": 45.0, "base": 64}
+    assert split_url("serial", "x?size=010", kinds, {})[1] == {"size": 10}
+    with pytest.raises(
+        ValueError, match=r"^option timeout of a serial: URL must be a time above 0"
+    ):
+        split_url("serial", "x", kinds, {"timeout": -1})
+    for base in (33, 1 << 32, (1 << 32) - 64):
+        with pytest.raises(ValueError, match=r"^(base|size) must be a multiple of 64"):
+            BridgeDevice(Words(), base=base)
+
+
+def test_litex_late_answers_are_not_taken_for_others() -> None:
+    """An answer that comes after its time-out ends with the connection it came on."""
+    answers = threading.Semaphore(0)
+
+    def word(request: bytes) -> bytes:
+        record = struct.pack(">BBBBI", 0, 0x0F, 1, 0, 0)
+        return HEADER + record + request[-4:]  # of each word its address
+
+    def serve(server: socket.socket) -> None:
+        late = True
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"hello")
+                while request := connection.recv(20):
+                    if late:
+                        answers.acquire(timeout=5)
+                        late = False
+                    with contextlib.suppress(OSError):
+                        connection.sendall(word(request))
+
+    with socket.create_server(("localhost", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        link = LitexLink("localhost", server.getsockname()[1], timeout=0.2)
+        with pytest.raises(DeviceError, match=r"did not answer within 0\.2 s"):
+            link.read(0x14, 1)
+        answers.release()
+        assert link.read(0x18, 1).tolist() == [0x18]
+        assert link.read(0x1C, 1).tolist() == [0x1C]
+        link.close()
+        with pytest.raises(DeviceError, match="has been closed"):
+            link.read(0, 1)

@@ -32,6 +32,7 @@ from hiddenfold.sw.driver.accelerator import Accelerator, AcceleratorError
 from hiddenfold.sw.driver.bridge import BridgeDevice
 from hiddenfold.sw.driver.device import Device, DeviceError, open_device
 from hiddenfold.sw.driver.flash_store import FlashStore
+from hiddenfold.sw.driver.resident import MemoryStore, Resident
 from hiddenfold.verif.bench.boards import EtherboneBoard, SerialBoard
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +154,32 @@ def in_reset() -> None:
 @says("accelerator error NAME (code) at program offset ..., layer ...")
 def hardware_error() -> None:
     run((Error.BUS_READ, 128))
+
+
+@says("program ... has ... bytes, and there is room for ...")
+def full_store() -> None:
+    device = ScriptedDevice()
+    Resident(MemoryStore(device)).add(bytes(SIZE), 0, "net", None)
+
+
+@says("the accelerator has been closed")
+def closed_accelerator() -> None:
+    accelerator, _ = opened()
+    accelerator.close()
+    accelerator.run(make_images(1))
+
+
+@says("aborted by the host between two starts")
+def aborted_in_a_transfer() -> None:
+    accelerator, device = opened()
+    write = device.write_memory
+
+    def stop(address: int, data: np.ndarray | bytes) -> None:
+        accelerator._control.stop.set()
+        write(address, data)
+
+    device.write_memory = stop
+    accelerator.run(make_images(1))
 
 
 @says("the run was aborted by the host")
@@ -378,7 +405,7 @@ def no_flash(monkeypatch: pytest.MonkeyPatch) -> None:
     FlashStore(BridgeDevice(NoFlash(0xFFFFFFFF)), 0).write_memory(0, b"\1" * 8)
 
 
-@says("flash must be written in whole sectors")
+@says("flash must be written from a multiple of ...")
 def half_sector() -> None:
     FlashStore(BridgeDevice(Words()), 0).write_memory(8, bytes(8))
 
