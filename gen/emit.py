@@ -219,7 +219,9 @@ def _publish(folder: Path, files: dict[str, str]) -> None:
     """Make `folder` hold `files`, the last of which says that they are complete."""
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}."))
+    # Beside the files that it replaces: the folder may be another file system.
+    place = folder if folder.exists() else parent
+    temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{folder.absolute().name}."))
     try:
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8", newline="\n")

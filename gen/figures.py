@@ -83,6 +83,7 @@ def stages(model: Model) -> list[Stage]:
         columns[-1].blocks.append(block)
 
     stem_input = None
+    last: Any = None  # shape of the last open line
     for op in model.ops:
         if isinstance(op, Unfold):
             stem_input = op.output
@@ -90,22 +91,27 @@ def stages(model: Model) -> list[Stage]:
         elif isinstance(op, Conv) and op.input == stem_input:
             head.blocks.append(Block(lines=[_line(op)]))
             head.shape = shapes[op.name]
+            if op.output == stem_input:  # from here on the name is another tensor's
+                stem_input = None
         elif isinstance(op, MaxPool):
+            if open_lines:
+                close(last)
             block = Block(lines=[f"max pool {op.kernel}×{op.kernel}, /{op.stride}"])
             columns[-1].blocks.append(block)
             if columns[-1] is head:
                 head.shape = shapes[op.name]
         elif isinstance(op, Conv):
             open_lines.append(_line(op))
+            last = shapes[op.name]
             if op.residual is not None:
-                close(shapes[op.name])
+                close(last)
         elif isinstance(op, Loop):
             if open_lines:
-                close(columns[-1].shape)
+                close(last)
             open_lines.extend(map(_line, op.body))
             close(shapes[op.body[-1].name], op.count)
     if open_lines:
-        close(columns[-1].shape)
+        close(last)
     tail = Stage(title="classifier", shape=(1, 1, len(model.classes)))
     tail.blocks.append(Block(lines=["sum, linear"]))
     return [*columns, tail]

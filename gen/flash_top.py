@@ -41,8 +41,9 @@ def flash_verilog(
     bit_cycles = round(clock / baud)
     if bit_cycles < 4 or abs(clock / baud / bit_cycles - 1) > _TOLERANCE:
         raise ValueError(
-            f"baud must divide the clock of {target.clock_mhz:g} MHz within 2 %, at most "
-            f"{clock / 4:.0f}, not {baud}"
+            f"clock_mhz of the target must be a multiple of {baud / 1e6:g}, the bit rate of the "
+            f"serial line in MHz, within 2 % and at least {4 * baud / 1e6:g}, not "
+            f"{target.clock_mhz:g}"
         )
     component = FlashTop(
         bit_cycles=bit_cycles,

@@ -63,7 +63,9 @@ def component(target: Target, verilog: str, constraints: str) -> str:
         _put(group, "name", f"{name}_view_fileset")
         _file(group, verilog, "verilogSource")
         if kind == "synthesis":
-            _file(group, constraints, "xdc", "USED_IN_implementation", "USED_IN_synthesis")
+            # For the core alone only: in a design its clock is the design's.
+            uses = ("implementation", "out_of_context", "synthesis")
+            _file(group, constraints, "xdc", *(f"USED_IN_{use}" for use in uses))
     declared = _put(model, "ports")
     for port in ports:
         _port(declared, port)
@@ -100,10 +102,10 @@ def _interfaces(parent: ET.Element, ports: Sequence[Port], target: Target) -> No
         role = _tag(mode)
         _put(role, reference).set(f"{{{SPIRIT}}}{reference}", name)
         interface.insert(3, role)
+    # No FREQ_HZ: a number here would have to be, to the hertz, what a design's PLL makes.
     clock: dict[str, object] = {
         "ASSOCIATED_BUSIF": f"{table.LITE}:{table.FULL}",
         "ASSOCIATED_RESET": table.RESET,
-        "FREQ_HZ": round(target.clock_mhz * 1e6),
     }
     rest: tuple[tuple[str, str, str, dict[str, object]], ...] = (
         (table.CLOCK, "clock", "slave", clock),

@@ -160,9 +160,10 @@ def _requantize(
 
 
 def _classify(graph: _Graph, model: Model, op: Classifier, source: str) -> None:
-    wide = graph.node("Cast", f"{op.name}.wide", [source], to=TensorProto.INT64)
-    axes = graph.constant(f"{op.name}.axes", [2, 3])
-    sums = graph.node("ReduceSum", f"{op.name}.sums", [wide, axes], keepdims=0)
+    # Other nodes begin with the number of their execution.
+    wide = graph.node("Cast", "classifier.wide", [source], to=TensorProto.INT64)
+    axes = graph.constant("classifier.axes", [2, 3])
+    sums = graph.node("ReduceSum", "classifier.sums", [wide, axes], keepdims=0)
     weights = model.weights(op.stream).astype(np.int64)
     matrix = graph.constant(f"weights.{op.stream}.matrix", weights.reshape(len(weights), -1).T)
     graph.node("MatMul", "logits", [sums, matrix])

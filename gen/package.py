@@ -9,6 +9,7 @@ from hiddenfold.gen.emit import TOP, generate
 from hiddenfold.gen.ipxact import FAMILIES, LIBRARY, VENDOR, component
 from hiddenfold.gen.ports import CLOCK
 from hiddenfold.gen.target import Target
+from hiddenfold.sw.files import write_atomically
 
 __all__ = ["package"]
 
@@ -16,6 +17,7 @@ _SCRIPTS = Path(__file__).with_name("vivado")
 #: Example design of a family.
 _EXAMPLES = {"xc7": "pynq_z2.tcl", "xcup": "kv260.tcl"}
 _CONSTRAINTS = "hiddenfold_ooc.xdc"
+_COMPONENT = "component.xml"
 
 
 def package(target: Target, out_dir: str | Path) -> list[Path]:
@@ -29,6 +31,8 @@ def package(target: Target, out_dir: str | Path) -> list[Path]:
             f"for Vivado, not {target.family!r}"
         )
     folder = Path(out_dir)
+    # Last of all comes the file that makes the folder an IP.
+    (folder / _COMPONENT).unlink(missing_ok=True)
     generate(target, folder / "hdl")
     verilog = f"hdl/{TOP}.v"
     settings = {
@@ -38,15 +42,17 @@ def package(target: Target, out_dir: str | Path) -> list[Path]:
         "bus_bits": str(target.bus_bits),
     }
     texts = {
-        "component.xml": component(target, verilog, _CONSTRAINTS),
+        _COMPONENT: component(target, verilog, _CONSTRAINTS),
         _CONSTRAINTS: _constraints(target),
         "settings.tcl": "# SPDX-License-Identifier: Apache-2.0\n# Of the other scripts.\n"
         + "".join(f"set {key} {{{value}}}\n" for key, value in settings.items()),
     }
     for name in ("package_ip.tcl", _EXAMPLES[target.family], "block_design.tcl"):
         texts[name] = (_SCRIPTS / name).read_text(encoding="utf-8")
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    for name in {*_EXAMPLES.values()} - set(texts):  # of a target of another family
+        (folder / name).unlink(missing_ok=True)
+    for name, text in reversed(texts.items()):
+        write_atomically(folder / name, text.encode())
     return [*(folder / name for name in texts), folder / verilog]
 
 

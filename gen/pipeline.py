@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hiddenfold.gen import tiling
-from hiddenfold.gen.bus import AFFINE, ARRIVE, MASKS, Bus
+from hiddenfold.gen.bus import AFFINE, ARRIVE, HALF_AFFINE, MASKS, Bus
 from hiddenfold.gen.output import Output
 from hiddenfold.gen.plan import ConvPlan
 from hiddenfold.gen.target import Target
@@ -259,6 +259,10 @@ class _Drain:
         first = self._first + (word - rows + 1) // self._words
         begin = max(self._entries_from, conv.bus.arrival(AFFINE, first) + ARRIVE)
         beat = self._first + word // self._words
+        # More beats than the FIFO holds are asked for as room is made.
+        for part in range(first + HALF_AFFINE, beat, HALF_AFFINE):
+            entries = (part - first) * self._words
+            self._port.take(part + 1, max(begin + entries, conv.bus.arrival(AFFINE, part) + ARRIVE))
         taken = max(begin + rows - 1, conv.bus.arrival(AFFINE, beat) + ARRIVE)
         self._port.take(beat + 1, taken)
         full = taken + 1 + (self._block == conv.plan.blocks - 1)

@@ -132,13 +132,15 @@ def render(
     summary = model.summary()
     layers = _layers(program.layers)
     cycles = [sample.cycles for sample in samples if sample.cycles]
-    measured = sum(cycles) / len(cycles) if cycles else None
     times = layer_times(program.layers, counters)
     total = LayerTime(name="all layers")
     for time in times:
         total.cycles += time.cycles
         for name, value in time.parts.items():
             total.parts[name] += value
+    measured = sum(cycles) / len(cycles) if cycles else None
+    if measured is None and counters is not None:
+        measured = total.cycles
     columns: list[Stage] = stages(model)
     roof: Roofline = roofline(times, target)
     return environment.get_template("report.html").render(

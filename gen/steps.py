@@ -79,6 +79,8 @@ class Steps:
                 (work / _STAMP).write_text(json.dumps(stamp) + "\n")
                 work.chmod(0o755)
                 if place.exists():
+                    # Without its stamp what an interrupt leaves is worth nothing.
+                    (place / _STAMP).unlink(missing_ok=True)
                     shutil.rmtree(place)
                 work.rename(place)
             finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.sw.operations import shorten
+from hiddenfold.sw.operations import check_printable, shorten
 from hiddenfold.sw.toml import parse_toml
 
 __all__ = ["FAMILIES", "TARGETS", "Target"]
@@ -97,12 +97,15 @@ class Target:
             raise TypeError(
                 f"{self._key('description')} must be a string, not {shorten(self.description)}"
             )
+        check_printable(self._key("description"), self.description)
         self._check_choice("family", FAMILIES)
         clock = self.clock_mhz
         if isinstance(clock, bool) or not isinstance(clock, int | float):
             raise TypeError(f"{self._key('clock_mhz')} must be a number, not {shorten(clock)}")
         if not 0 < clock <= 1000:
-            raise ValueError(f"{self._key('clock_mhz')} must be in 0..1000, not {shorten(clock)}")
+            raise ValueError(
+                f"{self._key('clock_mhz')} must be above 0 and up to 1000, not {shorten(clock)}"
+            )
         for key in PARAMETERS:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int):

@@ -22,7 +22,7 @@ if {$board_part ne ""} {
     # DDR and pins of the processing system are set up by the boot loader of the board's image.
     puts "no board files of $board: the design is for images that boot by themselves"
 }
-set_property ip_repo_paths $here [current_project]
+set_property ip_repo_paths [list $here] [current_project]
 update_ip_catalog
 
 create_bd_design system
@@ -63,7 +63,7 @@ assign_bd_address
 validate_bd_design
 save_bd_design
 
-add_files -norecurse [make_wrapper -files [get_files system.bd] -top]
+add_files -norecurse [list [make_wrapper -files [get_files system.bd] -top]]
 set_property top system_wrapper [current_fileset]
 launch_runs impl_1 -to_step write_bitstream -jobs 4
 wait_on_runs impl_1
@@ -77,4 +77,10 @@ set run [get_property DIRECTORY [get_runs impl_1]]
 file copy -force [file join $run system_wrapper.bit] [file join $out hiddenfold.bit]
 set handoff [glob [file join $out project hiddenfold.gen sources_1 bd system hw_handoff *.hwh]]
 file copy -force [lindex $handoff 0] [file join $out hiddenfold.hwh]
+foreach {kind option} {setup -setup hold -hold} {
+    set slack [get_property SLACK [get_timing_paths $option -max_paths 1]]
+    if {$slack ne "" && $slack < 0} {
+        error "timing is not met: $kind slack $slack ns, see [file join $out timing.txt]"
+    }
+}
 puts "wrote [file join $out hiddenfold.bit]"

@@ -120,7 +120,7 @@ class _Clocks(LiteXModule):
         self.bus_pll.create_clkout(self.cd_sys, SYS_HZ)
         self.bus_pll.create_clkout(self.cd_sys2x, 2 * SYS_HZ)
         self.bus_pll.create_clkout(self.cd_sys2x_ps, 2 * SYS_HZ, phase=180, with_reset=False)
-        self.core_pll.create_clkout(self.cd_core, clock, margin=1e-3, with_reset=False)
+        self.core_pll.create_clkout(self.cd_core, clock, margin=1e-6, with_reset=False)
         self.core_reset = Signal()
         self.specials += AsyncResetSynchronizer(
             self.cd_core, ~self.core_pll.locked | self.core_reset

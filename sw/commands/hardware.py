@@ -180,9 +180,10 @@ def package(args: argparse.Namespace) -> Outcome:
     from hiddenfold.gen.package import package as write
     from hiddenfold.gen.target import Target
 
-    files = [str(path) for path in write(Target.load(args.target), args.output)]
+    target = Target.load(args.target)
+    files = [str(path) for path in write(target, args.output)]
     text = "wrote " + "\n      ".join(files)
-    return Outcome({"target": args.target, "files": files}, text)
+    return Outcome({"target": target.name, "files": files}, text)
 
 
 GENERATE_FIELDS = ("target", "verilog", "rows", "lanes", "planes", "macs_per_cycle", "address_map")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hiddenfold build`: steps that are kept, the report, what it refuses."""
 
+import importlib.metadata
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from hiddenfold.gen import build as build_module
-from hiddenfold.gen.pll import reachable_clock, with_clock
+from hiddenfold.gen.pll import reachable_clock, settable_clock, with_clock
 from hiddenfold.gen.steps import Steps, run_logged
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.timing import read_report, summary
@@ -95,12 +96,13 @@ def test_paths_between_clocks_of_a_pll(ns, met):
     assert [late["from_clock"] for late in found["late_crossings"]] == ["sys_clk"] * (not met)
 
 
-def pll(divider: int, phase: int, feedback: int = 18) -> str:
+def pll(divider: int, phase: int, feedback: int = 18, second: int = 1) -> str:
     """A PLL in a configuration, as nextpnr writes it."""
     return (
         ".tile_group MIB_R4C0:PLL0_UL MIB_R5C0:PLL1_UL\nword: CLKI_DIV 0000000\n"
         f"word: CLKFB_DIV {feedback - 1:07b}\nword: CLKOP_DIV {divider - 1:07b}\n"
-        f"word: CLKOP_CPHASE {phase:07b}\nenum: PLL_LOCK_STICKY DISABLED\n\n"
+        f"word: CLKOP_CPHASE {phase:07b}\nword: CLKOS_DIV {second - 1:07b}\n"
+        "enum: PLL_LOCK_STICKY DISABLED\n\n"
     )
 
 
@@ -117,6 +119,31 @@ def test_clock_that_a_pll_can_make():
         reachable_clock(config, 90.0, 3.0)
     with pytest.raises(ValueError, match="^one PLL must make 80 MHz in the configuration, not 0$"):
         reachable_clock(config, 80.0, 80.0)
+    # The bus has 50 MHz as well, and 100 for the memory.
+    bus = pll(8, 7, feedback=16, second=4)
+    config = bus + pll(8, 7, feedback=16)
+    assert reachable_clock(config, 50.0, 48.0) == pytest.approx(400 / 9)
+    assert with_clock(config, 50.0, 400 / 9) == bus + pll(9, 8, feedback=16)
+    # Not rounded: what is just reached is not made slower.
+    config = pll(12, 11, feedback=16)
+    assert reachable_clock(config, 400 / 12, 33.3334) == 400 / 12
+
+
+def test_clocks_that_the_boards_pll_can_make():
+    assert settable_clock(90.0) == 90.0
+    assert settable_clock(33.3333334) == pytest.approx(100 / 3)
+    assert settable_clock(48.0) == pytest.approx(47.92, abs=0.01)
+    assert settable_clock(3.125) == 3.125 and settable_clock(400.0) == 400.0
+    for wanted in (3.0, 500.0):
+        message = rf"must be in 3\.125\.\.400 MHz for the board's PLL, not {wanted:g}$"
+        with pytest.raises(ValueError, match=message):
+            settable_clock(wanted)
+
+
+def test_reached_or_not_is_not_said_of_rounded_numbers():
+    data = report(33.3334)
+    assert read_report(data, 100 / 3)["timing_met"]
+    assert not read_report(report(33.3332), 100 / 3)["timing_met"]
 
 
 @pytest.fixture
@@ -251,18 +278,19 @@ def test_refuses(capsys, tmp_path, monkeypatch):
 def tools(monkeypatch):
     """Programs in place of the tools, which only write what the next step reads.
 
-    Yields the names of those that ran, and the clock in MHz that place and route finds.
+    Yields the names of those that ran, and the clock in MHz and the PLL that place and route finds.
     """
-    calls, found = [], {"mhz": 91.5}
+    calls, found = [], {"mhz": 91.5, "pll": pll(5, 4)}
 
     def run(command, *, cwd, log, progress, name):
         calls.append(name)
         text = str([str(word) for word in command])
+        top = cwd.parent / "board" / "top.v"
         files = {
-            "board": {"top.v": "top", "top.lpf": "pins"},
-            "synthesis": {"top.json": text},
+            "board": {"top.v": text, "top.lpf": "pins"},
+            "synthesis": {"top.json": text + (top.read_text() if top.exists() else "")},
             "place and route": {
-                "top.config": f".comment {text}\n\n{pll(5, 4)}",
+                "top.config": f".comment {text}\n\n{found['pll']}",
                 "report.json": json.dumps(report(found["mhz"])),
             },
             "bitstream": {"ulx3s-small.bit": text},
@@ -284,7 +312,7 @@ def small():
 
 
 def test_steps_of_a_build(tmp_path, tools, small, told):
-    calls, _ = tools
+    calls, place = tools
     found = build_module.build(small, tmp_path, progress=told.append)
     assert calls == ["board", "synthesis", "place and route", "bitstream"]
     assert found["bitstream"] == str(tmp_path / "bitstream" / "ulx3s-small.bit")
@@ -301,8 +329,32 @@ def test_steps_of_a_build(tmp_path, tools, small, told):
     assert found["kept"] == ["verilog", "board", "synthesis"]
     # Another clock is another design.
     calls.clear()
+    place["pll"] = pll(6, 5)
     build_module.build(small, tmp_path, seed=2, clock_mhz=75, progress=told.append)
     assert calls[0] == "board"
+
+
+def test_a_tool_of_the_system_that_changed_works_again(tmp_path, tools, small, monkeypatch):
+    calls, _ = tools
+    program = tmp_path / "nextpnr"
+
+    def install(version: str) -> None:
+        program.write_text(f"#!/bin/sh\necho {version}\n")
+        program.chmod(0o755)
+
+    def absent(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(build_module, "_program", lambda function, name: (str(program),))
+    monkeypatch.setattr(build_module.importlib.metadata, "version", absent)
+    install("1.0")
+    build_module.build(small, tmp_path / "out")
+    calls.clear()
+    build_module.build(small, tmp_path / "out")
+    assert calls == []
+    install("1.1")
+    build_module.build(small, tmp_path / "out")
+    assert calls == ["place and route", "bitstream"]
 
 
 def test_clock_that_is_not_reached_becomes_slower(tmp_path, tools, small):

@@ -383,3 +383,10 @@ def test_the_interpreter_finds_damage():
         (Error.WINDOW, 64)
     )
     assert fault(with_instruction(program, 64, Opcode.POOL, kernel=2)) == (Error.FIELD, 64)
+
+
+def test_constants_longer_than_their_fifo() -> None:
+    """A block of 64 rows has 66 beats on a bus of 64 bits: they are asked for as room is made."""
+    target = replace(Target.load("zu7ev"), bus_bits=64)
+    program = compile_model(random_model(3, Limits.of(target, max_macs=400_000)), target)
+    assert program.predicted_cycles > 0

@@ -146,6 +146,13 @@ def test_a_second_time_gives_the_same_and_keeps_other_files(generated):
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
     (folder / "notes.txt").unlink()
+    # Not what an earlier call with --flash left.
+    manifest = json.loads(before["manifest.json"])
+    manifest["files"]["hiddenfold_flash.v"] = ""
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "hiddenfold_flash.v").write_text("old")
+    emit.generate(TARGET, folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
 def test_a_failure_leaves_no_manifest_and_no_rubbish(tmp_path, monkeypatch):

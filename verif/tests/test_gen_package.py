@@ -21,7 +21,10 @@ STUBS = r"""
 set calls {}
 proc unknown {args} { lappend ::calls $args; return "<[join $args { }]>" }
 proc get_ipdefs {all name} { return [list [string map {* 1.9} $name] [string map {* 1.10} $name]] }
-proc get_property {name of} { return [expr {$name eq "PROGRESS" ? "100%" : "/runs"}] }
+set slack 0.25
+proc get_property {name of} {
+    return [dict get [list PROGRESS 100% SLACK $::slack DIRECTORY /runs] $name]
+}
 namespace eval ipx { proc check_integrity {core} { return 1 } }
 proc glob {args} { return [list system.hwh] }
 proc puts {args} {}
@@ -40,10 +43,11 @@ def folder(tmp_path_factory):
     return out
 
 
-def run_tcl(script) -> list[str]:
+def run_tcl(script, slack: float = 0.25) -> list[str]:
     """Run a script with stand-ins for Vivado; return the calls as text."""
     tcl = tkinter.Tcl()
     tcl.eval(STUBS)
+    tcl.eval(f"set slack {slack}")
     tcl.eval(f"source {{{script}}}")
     return [
         " ".join(map(str, tcl.splitlist(call))) for call in tcl.splitlist(tcl.eval("set calls"))
@@ -64,6 +68,19 @@ def test_files(folder):
         "hdl/manifest.json",
     }
     assert "-period 8.000 [get_ports aclk]" in (folder / "hiddenfold_ooc.xdc").read_text()
+    # For a synthesis of the core alone: a design has its own clock.
+    root = ET.parse(folder / "component.xml").getroot()
+    (constraints,) = (
+        file
+        for file in root.findall(".//s:file", NAMES)
+        if file.findtext("s:name", None, NAMES) == "hiddenfold_ooc.xdc"
+    )
+    assert {kind.text for kind in constraints.findall("s:userFileType", NAMES)} == {
+        "USED_IN_implementation",
+        "USED_IN_out_of_context",
+        "USED_IN_synthesis",
+        "xdc",
+    }
 
 
 def test_component_covers_every_port_once(folder):
@@ -101,7 +118,6 @@ def test_component_interfaces(folder):
     clock = {
         "ASSOCIATED_BUSIF": "s_axi:m_axi",
         "ASSOCIATED_RESET": "aresetn",
-        "FREQ_HZ": "125000000",
     }
     assert found["aclk"] == ("clock", "slave", clock)
     assert found["aresetn"] == ("reset", "slave", {"POLARITY": "ACTIVE_LOW"})
@@ -140,7 +156,30 @@ def test_example_design_runs_in_tcl(tmp_path, monkeypatch, family, script, pins)
     assert f"connect_bd_net <get_bd_pins core/irq> <get_bd_pins ps/{interrupt}>" in calls
     for pin in ("aclk", "aresetn"):
         assert any(call.endswith(f"<get_bd_pins core/{pin}>") for call in calls), pin
-    assert calls[-1].startswith("file copy")
+    assert [call.split()[0] for call in calls[-4:]] == [
+        "file",
+        "file",
+        "get_timing_paths",
+        "get_timing_paths",
+    ]
+    with pytest.raises(tkinter.TclError, match=r"timing is not met: setup slack -0\.125 ns"):
+        run_tcl(tmp_path / script, slack=-0.125)
+
+
+def test_a_folder_of_another_family_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("hiddenfold.gen.package.generate", lambda *_: None)
+    package(replace(TARGET, family="xcup"), tmp_path)
+    assert (tmp_path / "kv260.tcl").exists()
+    package(TARGET, tmp_path)
+    assert (tmp_path / "pynq_z2.tcl").exists() and not (tmp_path / "kv260.tcl").exists()
+
+    def fail(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr("hiddenfold.gen.package.generate", fail)
+    with pytest.raises(OSError, match="no room"):
+        package(TARGET, tmp_path)
+    assert not (tmp_path / "component.xml").exists()  # what is there is no IP any more
 
 
 def test_package_script_runs_in_tcl(folder):
