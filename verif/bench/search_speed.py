@@ -152,7 +152,8 @@ def _fastest(step: Callable[[], Any], seconds: float) -> tuple[float, float]:
     The first ones are slow, often by half: memory is written for the first time.
     """
     end = time.perf_counter() + seconds
-    wall, cpu = [], []
+    wall: list[float] = []
+    cpu: list[float] = []
     while not wall or time.perf_counter() < end:
         start = time.perf_counter(), time.process_time()
         step()
