@@ -45,7 +45,7 @@ def register(commands: Any) -> None:
         help="names or TOML files (default: all that come with Hiddenfold)",
     )
     parser.add_argument(
-        "--batches", metavar="B,...", type=_batches, default=[1], help="batch sizes (default: 1)"
+        "--batches", metavar="B,...", type=_integers, default=[1], help="batch sizes (default: 1)"
     )
     parser.add_argument(
         "--vary",
@@ -63,13 +63,6 @@ def _integers(text: str) -> list[int]:
         return [int(part, 0) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be integers with commas, not {text!r}") from None
-
-
-def _batches(text: str) -> list[int]:
-    numbers = _integers(text)
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more each, not {text!r}")
-    return numbers
 
 
 def _variation(text: str) -> tuple[str, list[int]]:

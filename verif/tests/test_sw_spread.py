@@ -42,6 +42,8 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
 class Future:
     """Ends with each of some outcomes in turn."""
 
+    status = "pending"
+
     def __init__(self, *outcomes):
         self.outcomes = list(outcomes)
 
@@ -67,6 +69,12 @@ def test_an_exception_comes_here(client):
 
     with pytest.raises(ValueError, match=r"^no 0$"):
         list(spread(client, wrong, [0]))
+
+    def late(number):
+        raise TimeoutError(f"late {number}")
+
+    with pytest.raises(TimeoutError, match=r"^late 0$"):
+        list(spread(client, late, [0]))
 
 
 def test_the_report_does_not_depend_on_who_works(monkeypatch, client):
