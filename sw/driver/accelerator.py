@@ -245,7 +245,7 @@ class Accelerator:
         """
         with self._use():
             self._control.stop.clear()
-            if self._closed:
+            if self._closed:  # since the turn was taken: what was cleared was close()'s
                 self._control.stop.set()
             return self._run(images, timeout, watchdog, progress)
 

@@ -164,7 +164,6 @@ class MaskedConv2d(nn.Module):
         stream: int,
         top_k: float,
         magnitude: bool = True,
-        padding: int | None = None,
         free_eighths: int = 8,
         generator: str = "lfsr",
         first_weight: int = 0,
@@ -175,7 +174,7 @@ class MaskedConv2d(nn.Module):
         self.out_channels = out_channels
         self.kernel = kernel
         self.stride = stride
-        self.padding = (kernel - 1) // 2 if padding is None else padding
+        self.padding = (kernel - 1) // 2
         self.stream = stream
         self.top_k = top_k
         self.magnitude = magnitude
