@@ -161,6 +161,7 @@ def render(
         samples=samples,
         checks=checks,
         measured=measured,
+        on_accelerator=bool(cycles),
         cycles=measured or program.predicted_cycles,
         widest=max([1.0, *(layer.utilization for layer in layers)]),
         version=version,

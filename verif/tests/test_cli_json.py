@@ -205,6 +205,14 @@ def test_measured_report_says_what_was_compared(capsys, tmp_path, tiny_hfn):
     compared, mismatches = re.findall(r">([\d,]+)</td>", row)
     assert int(compared.replace(",", "")) > 100 and mismatches == "0"
     assert "1 picture, " in row
+    assert "cycles a picture, measured" in page
+
+
+def test_pictures_of_a_measured_report_are_the_golden_models(capsys, tmp_path):
+    run_json(capsys, "report", "--target", "ulx3s-85f", "-o", tmp_path, "--measure")
+    page = (tmp_path / "index.html").read_text()
+    assert "cycles a picture, measured" in page
+    assert "Classified by the golden model." in page
 
 
 def test_table_aligns_numbers_right():
