@@ -14,10 +14,9 @@ from hiddenfold.sw.shapes import Shape
 __all__ = ["ask_image", "image_end", "image_pitch", "pool_cycles", "store_cycles"]
 
 #: Cycles of POOL besides its taps and rows.
-_POOL = 6
-#: Cycles of STORE besides its words, and of a word besides its beats.
-_STORE = 2
-_STORE_WORD = 3
+_POOL = 7
+#: Cycles of STORE besides its beats.
+_STORE = 3
 #: Beats of an image that are looked at together.
 _PART = 16
 #: Cycles from a row's first pixel at the reader to its scan, and from the last scan to the end.
@@ -44,7 +43,7 @@ def pool_cycles(width: int, result: Shape, rows: int, target: Target, kernel: in
 def store_cycles(words: int, target: Target) -> int:
     """Cycles of a STORE to memory that takes what it gets."""
     beats = 8 * target.lanes // target.bus_bits
-    return _STORE + words * (beats + _STORE_WORD)
+    return _STORE + words * beats
 
 
 def _row_beats(width: int, target: Target) -> int:

@@ -118,6 +118,7 @@ def component_verilog(component: Any, name: str, target: Target, family: str) ->
     from hiddenfold.gen.verilog import tidy
 
     numbers = " ".join(f"{key}={value}" for key, value in target.parameters().items())
+    numbers += f" drain_rows={target.hardware_parameters()['drain_rows']}"
     text = convert(
         component, name=name, platform=Platform(family), emit_src=False, strip_internal_attrs=True
     )

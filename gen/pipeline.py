@@ -236,6 +236,8 @@ class _Drain:
     def __init__(self, conv: ConvRun) -> None:
         self._conv = conv
         self._bank_words = conv.target.act_bank_words
+        #: Cycles that a pixel takes.
+        self._parts = conv.target.rows // (conv.target.drain_rows or conv.target.rows)
         self._port = conv.bus.ports[AFFINE]
         self._words = conv.target.bus_bits // 64
         self._tile = 0
@@ -299,7 +301,7 @@ class _Drain:
 
         Residuals are not read while the array reads the same bank.
         """
-        left = window.sums
+        left = window.sums * self._parts
         if beside is None or self._conv.res is None:
             return begin + left
         share = shared(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Target:
         Rows of a weight tile that are made in one cycle.
     mask_cache
         Bytes of the mask cache, 0 for none.
+    drain_rows
+        Rows of a pixel that are requantized in one cycle; 0, the default, stands for all of them.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class Target:
     stem_kernel: int
     load_rows: int
     mask_cache: int
+    drain_rows: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -106,7 +109,7 @@ class Target:
             raise ValueError(
                 f"{self._key('clock_mhz')} must be above 0 and up to 1000, not {shorten(clock)}"
             )
-        for key in PARAMETERS:
+        for key in (*PARAMETERS, "drain_rows"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{self._key(key)} must be an integer, not {shorten(value)}")
@@ -122,6 +125,7 @@ class Target:
         self._check_choice("stem_kernel", (1, 3, 5, 7))
         self._check_choice("load_rows", (1, 2))
         self._check_choice("mask_cache", (0, *_POWERS[10:23]))
+        self._check_choice("drain_rows", (0, *(n for n in _POWERS if 2 <= n <= self.rows)))
         for product, factor in (("rows x lanes", self.rows), ("8 x lanes", 8)):
             if factor * self.lanes < self.bus_bits:
                 raise ValueError(
@@ -151,7 +155,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str | bytes) -> Target:
-        """Make a target from the text of a TOML file; all keys are required."""
+        """Make a target from the text of a TOML file; all keys but those with a default."""
         return cls.build(parse_toml(text.encode() if isinstance(text, str) else text))
 
     @classmethod
@@ -160,12 +164,13 @@ class Target:
         if not isinstance(data, dict):
             raise TypeError(f"Target must be a table, not {shorten(data)}")
         allowed = [field.name for field in fields(cls)]
+        required = [field.name for field in fields(cls) if field.default is MISSING]
         for key in data:
             if key not in allowed:
                 raise ValueError(
                     f"Target: key must be one of {', '.join(allowed)}, not {shorten(key)}"
                 )
-        for key in allowed:
+        for key in required:
             if key not in data:
                 raise ValueError(
                     f"Target: key {shorten(key)} is missing, found {', '.join(data) or '-'}"
@@ -178,12 +183,13 @@ class Target:
         return sorted(path.stem for path in TARGETS.glob("*.toml"))
 
     def parameters(self) -> dict[str, int]:
-        """The numbers of section 6, in the order in which the identifier has them."""
+        """The numbers that a program depends on, in the order in which the identifier has them."""
         return {key: getattr(self, key) for key in PARAMETERS}
 
     def hardware_parameters(self) -> dict[str, int]:
         """Keyword arguments of `hiddenfold.hw.core.Accelerator`."""
-        return self.parameters() | {"target_id": self.identifier}
+        rows = self.drain_rows or self.rows
+        return self.parameters() | {"drain_rows": rows, "target_id": self.identifier}
 
     @property
     def identifier(self) -> int:
@@ -226,7 +232,7 @@ class Target:
             raise ValueError(f"{self._key(key)} must be in {low}..{high}, not {shorten(value)}")
 
 
-#: Parameters that make the hardware what it is.
+#: Parameters that a program depends on.
 PARAMETERS = (
     "rows",
     "lanes",

@@ -22,14 +22,12 @@ _DEPTH = 3
 _JOIN = 2
 #: Cycles from the start of a SAVE to its first word, from its last beat to the end, and of a burst
 #: besides its beats.
-_FIRST = 4
+_FIRST = 3
 _LAST = 10
 _BURST = 3
 _BURST_BEATS = 32
 #: Part of a word that is lost in fractions.
 _LITTLE = 1e-6
-#: Cycles between the words that a SAVE reads.
-_WORD = 3
 
 
 class Loads:
@@ -111,7 +109,6 @@ class Saves:
 
     def __init__(self, target: Target, bus: Bus) -> None:
         self._beats = 8 * target.lanes // target.bus_bits
-        self._period = max(self._beats, _WORD)
         self._interval = bus.memory.interval
         self._bank_words = target.act_bank_words
         self._open: deque[_Save] = deque()
@@ -142,13 +139,13 @@ class Saves:
         self._go(cycle, 1.0)
         while len(self._open) >= count:
             save = self._open[0]
-            self._go(max(self._now, save.start) + save.left * self._period + 1, 1.0)
+            self._go(max(self._now, save.start) + save.left * self._beats + 1, 1.0)
         behind = count - len(self._open)
         return max(cycle, self._ends[-behind] + 1) if behind <= _DEPTH else cycle
 
     def _go(self, until: float, free: float) -> None:
         """Go on up to a cycle, with the port free in a share of all cycles."""
-        rate = min(1 / self._period, free)
+        rate = free / self._beats
         while self._open and self._now < until:
             save = self._open[0]
             if save.left == save.words:

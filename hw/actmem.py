@@ -16,28 +16,33 @@ READ_LATENCY = 2
 class ActivationMemory(wiring.Component):
     """Words of ``lanes`` x 8 bits in ``banks`` banks of ``bank_words`` words.
 
-    Two readers and one writer. Reader ``a`` is never refused. Reader ``b`` is refused
-    (``b_ready`` low in the same cycle) while ``a`` reads the same bank. Data come
-    ``READ_LATENCY`` cycles after an accepted address; in all other cycles they are 0. A read in the
-    cycle of a write to the same word may return either value.
+    Two readers and one writer. Reader ``a`` takes whole words and is never refused. Reader ``b``
+    takes a part of a word, and is refused (``b_ready`` low in the same cycle) while ``a`` reads the
+    same bank. Data come ``READ_LATENCY`` cycles after an accepted address; in all other cycles they
+    are 0. A read in the cycle of a write to the same word may return either value.
 
     Parameters
     ----------
-    rows, lanes
-        A word is written in ``lanes // rows`` segments of ``rows`` channels.
+    lanes, write_lanes, part_bits
+        A word is written in segments of ``write_lanes`` channels, and read by ``b`` in parts of
+        ``part_bits``.
     banks, bank_words
         Powers of two; the upper address bits choose the bank.
 
     Members
     -------
-    a_en, a_addr, a_data, b_en, b_addr, b_ready, b_data
-        Readers.
+    a_en, a_addr, a_data
+        Reader of words.
+    b_en, b_addr, b_part, b_ready, b_data
+        Reader of parts.
     w_en, w_addr, w_data
         Writer; bit ``i`` of ``w_en`` writes segment ``i``.
     """
 
-    def __init__(self, *, rows: int, lanes: int, banks: int, bank_words: int):
-        self._segment_bits = rows * 8
+    def __init__(
+        self, *, lanes: int, write_lanes: int, part_bits: int, banks: int, bank_words: int
+    ):
+        self._segment_bits = write_lanes * 8
         self._banks = banks
         self._bank_words = bank_words
         address_bits = exact_log2(banks * bank_words)
@@ -48,9 +53,10 @@ class ActivationMemory(wiring.Component):
                 "a_data": Out(lanes * 8),
                 "b_en": In(1),
                 "b_addr": In(address_bits),
+                "b_part": In(range(lanes * 8 // part_bits)),
                 "b_ready": Out(1),
-                "b_data": Out(lanes * 8),
-                "w_en": In(lanes // rows),
+                "b_data": Out(part_bits),
+                "w_en": In(lanes // write_lanes),
                 "w_addr": In(address_bits),
                 "w_data": In(lanes * 8),
             }
@@ -66,9 +72,9 @@ class ActivationMemory(wiring.Component):
         a_bank, b_bank, w_bank = map(self.bank_of, (self.a_addr, self.b_addr, self.w_addr))
         m.d.comb += self.b_ready.eq(~(self.a_en & (a_bank == b_bank)))
         # A bank reads in each cycle: an enable would come late. Each reader has its own register
-        # behind each bank. Those of the banks that it does not read are cleared, so that an OR
-        # makes its word.
-        words = {"a": [], "b": []}
+        # behind each bank. What it does not read of them is cleared, so that an OR makes its data.
+        part_bits = len(self.b_data)
+        words, parts = [], []
         for k in range(self._banks):
             bank = memory.Memory(
                 shape=len(self.a_data),
@@ -89,15 +95,20 @@ class ActivationMemory(wiring.Component):
             ]
             with m.If(a_here):
                 m.d.comb += read.addr.eq(self.a_addr[:offset_bits])
-            for reader, here in (("a", a_here), ("b", b_here)):
-                was_here = Signal(name=f"{reader}_was_here{k}", reset_less=True)
-                word = Signal(len(self.a_data), name=f"{reader}_word{k}", reset_less=True)
-                m.d.sync += [was_here.eq(here), word.eq(0)]
-                with m.If(was_here):
-                    m.d.sync += word.eq(read.data)
-                words[reader].append(word)
-        m.d.comb += [
-            self.a_data.eq(reduce(or_, words["a"])),
-            self.b_data.eq(reduce(or_, words["b"])),
-        ]
+            words.append(_if_read(m, f"a{k}", a_here, read.data))
+            for number in range(len(self.a_data) // part_bits):
+                here = b_here & (self.b_part == number)
+                part = read.data.word_select(number, part_bits)
+                parts.append(_if_read(m, f"b{k}_{number}", here, part))
+        m.d.comb += [self.a_data.eq(reduce(or_, words)), self.b_data.eq(reduce(or_, parts))]
         return m
+
+
+def _if_read(m: Module, name: str, here, data) -> Signal:
+    """Return a register of what a bank gives a cycle after ``here``, and 0 in other cycles."""
+    was_here = Signal(name=f"was_here_{name}", reset_less=True)
+    word = Signal(len(data), name=f"word_{name}", reset_less=True)
+    m.d.sync += [was_here.eq(here), word.eq(0)]
+    with m.If(was_here):
+        m.d.sync += word.eq(data)
+    return word

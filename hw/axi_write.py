@@ -30,8 +30,8 @@ class WriteChannel(wiring.Component):
     start, address, limit
         ``start`` sets the pointer and the end of the window. Only while ``idle``, and before the
         first beat.
-    i
-        Beats to append.
+    i, room
+        Beats to append; as those of :class:`hiddenfold.hw.fifo.StreamFifo`.
     flush
         Send what is in the FIFO even if it is less than a burst.
     stop
@@ -57,6 +57,7 @@ class WriteChannel(wiring.Component):
                 "address": In(33),
                 "limit": In(33),
                 "i": In(stream.Signature(data_bits)),
+                "room": Out(1),
                 "flush": In(1),
                 "stop": In(1),
                 "idle": Out(1),
@@ -89,6 +90,7 @@ class WriteChannel(wiring.Component):
         beat = Signal()
         wiring.connect(m, wiring.flipped(self.i), fifo.i)
         m.d.comb += [
+            self.room.eq(fifo.room),
             *address_constants(self, "aw", self._data_bits),
             halted.eq(self.stop | self.error_bus | self.error_window),
             sender_free.eq(~self.m_axi_awvalid & ~sending),

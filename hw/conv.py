@@ -6,12 +6,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2, exact_log2
 
-from hiddenfold.hw import isa
 from hiddenfold.hw.actmem import READ_LATENCY
 from hiddenfold.hw.affine import AffineLoader
 from hiddenfold.hw.array import MaskedArray, partial_bits
 from hiddenfold.hw.axi import COMMAND
-from hiddenfold.hw.drain import Drain
+from hiddenfold.hw.drain import Drain, psum_parts
 from hiddenfold.hw.gearbox import Joiner, Splitter
 from hiddenfold.hw.instruction import LAYOUT
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
@@ -100,7 +99,7 @@ class ConvEngine(wiring.Component):
         Address of the memory image and of the layer's affine record.
     mask_cmd, mask_data, affine_cmd, affine_data
         Ports of the read channel.
-    a_en, a_addr, a_data, b_en, b_addr, b_ready, b_data, w_next, w_en, w_addr,
+    a_en, a_addr, a_data, b_en, b_addr, b_part, b_ready, b_data, w_next, w_en, w_addr,
     w_data
         Ports of the activation memory, see ``Drain``.
     o
@@ -115,6 +114,7 @@ class ConvEngine(wiring.Component):
         self,
         *,
         rows: int,
+        drain_rows: int,
         lanes: int,
         planes: int,
         depth: int,
@@ -125,6 +125,7 @@ class ConvEngine(wiring.Component):
         mask_cache: int,
     ):
         self._rows = rows
+        self._drain_rows = drain_rows
         self._lanes = lanes
         self._planes = planes
         self._depth = depth
@@ -153,10 +154,11 @@ class ConvEngine(wiring.Component):
                 "a_data": In(lanes * 8),
                 "b_en": Out(1),
                 "b_addr": Out(address_bits),
+                "b_part": Out(range(lanes // drain_rows)),
                 "b_ready": In(1),
-                "b_data": In(lanes * 8),
+                "b_data": In(drain_rows * 8),
                 "w_next": Out(1),
-                "w_en": Out(lanes // rows),
+                "w_en": Out(lanes // drain_rows),
                 "w_addr": Out(address_bits),
                 "w_data": Out(lanes * 8),
                 "o": Out(stream.Signature(bus_bits)),
@@ -191,12 +193,13 @@ class ConvEngine(wiring.Component):
             depth=self._depth,
             acc_bits=self._acc_bits,
             partial_bits=partial_bits(self._lanes),
-            parts=isa.logit_parts(self._rows, self._bus_bits),
+            parts=psum_parts(self._rows, self._drain_rows, self._bus_bits),
         )
-        m.submodules.affine = affine = AffineLoader(rows=self._rows)
+        m.submodules.affine = affine = AffineLoader(rows=self._rows, drain_rows=self._drain_rows)
         m.submodules.affine_words = affine_words = Splitter(in_bits=self._bus_bits, out_bits=64)
         m.submodules.drain = drain = Drain(
             **shape,
+            drain_rows=self._drain_rows,
             depth=self._depth,
             acc_bits=self._acc_bits,
             bus_bits=self._bus_bits,
@@ -270,6 +273,7 @@ class ConvEngine(wiring.Component):
             self.affine_cmd.p.address.eq(self.affine_address),
             self.affine_cmd.p.beats.eq(record >> exact_log2(self._bus_bits // 64)),
             affine.take.eq(drain.affine_take),
+            affine.part.eq(drain.affine_part),
             drain.affine_full.eq(affine.full),
             drain.multiplier.eq(affine.multiplier),
             drain.bias.eq(affine.bias),
@@ -281,6 +285,7 @@ class ConvEngine(wiring.Component):
             drain.psum_data.eq(sums.drain_data),
             self.b_en.eq(drain.res_en),
             self.b_addr.eq(drain.res_addr),
+            self.b_part.eq(drain.res_part),
             drain.res_ready.eq(self.b_ready),
             drain.res_data.eq(self.b_data),
             self.w_next.eq(drain.w_next),

@@ -17,7 +17,7 @@ class Accelerator(wiring.Component):
     Parameters
     ----------
     rows, lanes, planes, act_banks, act_bank_words, psum_depth, acc_bits, bus_bits, image_width,
-    stem_kernel, load_rows, mask_cache, target_id
+    stem_kernel, load_rows, mask_cache, drain_rows, target_id
         Docs/spec.md section 6; checked by ``hiddenfold.gen.target``.
 
     Members

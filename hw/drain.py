@@ -4,25 +4,37 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hiddenfold.hw import actmem, isa
+from hiddenfold.hw.affine import BIAS_BITS, MULTIPLIER_BITS
 from hiddenfold.hw.loops import LOOP_BOUNDS, TileCounter
 from hiddenfold.hw.psum import PartialSums
 from hiddenfold.hw.requant import Requantize
 
 
+def psum_parts(rows: int, drain_rows: int, bus_bits: int) -> int:
+    """Return the parts of a pixel's sums that :class:`Drain` reads apart."""
+    return max(rows // drain_rows, isa.logit_parts(rows, bus_bits))
+
+
+def _any_of(value: Signal, parts: int) -> Value:
+    """Return the one of some equal parts that is not 0."""
+    size = len(value) // parts
+    return reduce(or_, (value[n * size : (n + 1) * size] for n in range(parts)))
+
+
 class Drain(wiring.Component):
     """Reads a partial-sum bank pixel by pixel once its pixel tile is complete.
 
-    With ``logits`` low, each pixel's ``rows`` channels go through :class:`Requantize`, with the
-    residual read at ``res``, to the segment of the word at ``dst``. With ``logits`` high the
-    pixels of each image of a block are added up, which is the global average pooling of
-    docs/spec.md section 4.5, and sent as 32-bit numbers; a pixel then takes
-    :func:`hiddenfold.hw.isa.logit_parts` cycles instead of one.
+    With ``logits`` low, each pixel's ``rows`` channels go through :class:`Requantize`,
+    ``drain_rows`` a cycle, with the residual read at ``res``, to their place in the word at
+    ``dst``. With ``logits`` high the pixels of each image of a block are added up, which is the
+    global average pooling of docs/spec.md section 4.5, and sent as 32-bit numbers; a pixel then
+    takes :func:`hiddenfold.hw.isa.logit_parts` cycles.
 
     Members
     -------
@@ -34,14 +46,15 @@ class Drain(wiring.Component):
         Its last pixel has been read; the bank is free.
     psum_index, psum_bank, psum_parts, psum_data
         Read port of the partial sums.
-    affine_full, affine_take, multiplier, bias, shift, residual
+    affine_full, affine_take, affine_part, multiplier, bias, shift, residual
         Constants of a block, see ``AffineLoader``.
-    res_en, res_addr, res_ready, res_data
-        Read port of the activation memory, may be refused.
+    res_en, res_addr, res_part, res_ready, res_data
+        Reads of ``drain_rows`` channels of the activation memory, may be refused.
     w_next
         Something is written in the next cycle.
     w_en, w_addr, w_data
-        Write port of the activation memory; data are 0 without a write.
+        Write port of the activation memory, in segments of ``drain_rows`` channels; data are 0
+        without a write.
     o
         Beats of logits.
     done
@@ -51,13 +64,22 @@ class Drain(wiring.Component):
     """
 
     def __init__(
-        self, *, rows: int, lanes: int, depth: int, acc_bits: int, bus_bits: int, address_bits: int
+        self,
+        *,
+        rows: int,
+        drain_rows: int,
+        lanes: int,
+        depth: int,
+        acc_bits: int,
+        bus_bits: int,
+        address_bits: int,
     ):
         self._rows = rows
+        self._drain_rows = drain_rows
         self._lanes = lanes
         self._acc_bits = acc_bits
         self._address_bits = address_bits
-        self._parts = isa.logit_parts(rows, bus_bits)
+        self._logit_parts = isa.logit_parts(rows, bus_bits)
         super().__init__(
             {
                 **LOOP_BOUNDS,
@@ -73,20 +95,22 @@ class Drain(wiring.Component):
                 "drained": Out(1),
                 "psum_index": Out(range(depth)),
                 "psum_bank": Out(1),
-                "psum_parts": Out(self._parts),
+                "psum_parts": Out(psum_parts(rows, drain_rows, bus_bits)),
                 "psum_data": In(rows * acc_bits),
                 "affine_full": In(1),
                 "affine_take": Out(1),
-                "multiplier": In(rows * 16),
-                "bias": In(rows * 24),
+                "affine_part": Out(range(rows // drain_rows)),
+                "multiplier": In(drain_rows * MULTIPLIER_BITS),
+                "bias": In(drain_rows * BIAS_BITS),
                 "shift": In(5),
                 "residual": In(16),
                 "res_en": Out(1),
                 "res_addr": Out(address_bits),
+                "res_part": Out(range(lanes // drain_rows)),
                 "res_ready": In(1),
-                "res_data": In(lanes * 8),
+                "res_data": In(drain_rows * 8),
                 "w_next": Out(1),
-                "w_en": Out(lanes // rows),
+                "w_en": Out(lanes // drain_rows),
                 "w_addr": Out(address_bits),
                 "w_data": Out(lanes * 8),
                 "o": Out(stream.Signature(bus_bits)),
@@ -97,10 +121,11 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        rows, lanes = self._rows, self._lanes
+        rows, drain_rows, lanes = self._rows, self._drain_rows, self._lanes
+        parts, logit_parts = rows // drain_rows, self._logit_parts
         m.submodules.tiles = tiles = TileCounter()
         tiles.connect_bounds(m, self)
-        m.submodules.requantize = requantize = Requantize(rows=rows, acc_bits=self._acc_bits)
+        m.submodules.requantize = requantize = Requantize(rows=drain_rows, acc_bits=self._acc_bits)
         segments = exact_log2(lanes // rows)
         read_latency = PartialSums.READ_LATENCY
         assert read_latency == actmem.READ_LATENCY, "sum and residual must arrive together"
@@ -112,7 +137,7 @@ class Drain(wiring.Component):
 
         # Walk over the pixels of a tile.
         issue = Signal()
-        part = Signal(range(self._parts))  # of the rows, for logits
+        part = Signal(range(max(parts, logit_parts)))  # of the rows
         next_pixel = Signal()
         # Columns, lines and maps after this one, minus one: the sign tells the last. Those of a new
         # tile come a cycle late, in which no pixel is taken.
@@ -140,13 +165,16 @@ class Drain(wiring.Component):
             ),
             self.drained.eq(next_pixel & last_pixel & last_map),
             tiles.step.eq(self.drained),
-            self.psum_parts.eq(Mux(self.logits, 1 << part, -1)),
-            next_pixel.eq(issue & (~self.logits | (part == self._parts - 1))),
+            next_pixel.eq(issue & (part == Mux(self.logits, logit_parts, parts) - 1)),
         ]
-        with m.If(issue & self.logits):
+        for number, wanted in enumerate(self.psum_parts):
+            of = [number * n // len(self.psum_parts) for n in (logit_parts, parts)]
+            m.d.comb += wanted.eq(part == Mux(self.logits, *of))
+        with m.If(issue):
             m.d.sync += part.eq(part + 1)
         with m.If(next_pixel):
             m.d.sync += [
+                part.eq(0),
                 self.psum_index.eq(self.psum_index + 1),
                 write_address.eq(write_address + self.out_words),
                 res_address.eq(res_address + self.out_words),
@@ -159,22 +187,29 @@ class Drain(wiring.Component):
             with m.If(last_pixel & last_map):
                 m.d.sync += [self.psum_index.eq(0), self.psum_bank.eq(~self.psum_bank)]
 
-        # What follows a pixel down the pipeline.
-        live = [issue, *(Signal(name=f"live{i}") for i in range(1, latency + 1))]
-        address = [
-            write_address[: self._address_bits],
-            *(Signal(self._address_bits, name=f"address{i}") for i in range(1, latency + 1)),
-        ]
-        for age in range(latency):
-            m.d.sync += [live[age + 1].eq(live[age]), address[age + 1].eq(address[age])]
+        # What follows a part of a pixel down the pipeline.
+        part_bits = exact_log2(parts)
+        place = Cat(part[:part_bits], segment)
+        stages = [(issue, place, write_address[: self._address_bits])]
+        for age in range(1, latency + 1):
+            stage = tuple(
+                Signal(len(s), name=f"{name}{age}", reset_less=name != "live")
+                for s, name in zip(stages[-1], ("live", "place", "address"), strict=True)
+            )
+            m.d.sync += [new.eq(old) for new, old in zip(stage, stages[-1], strict=True)]
+            stages.append(stage)
+        live, places, address = zip(*stages, strict=True)
         in_flight = Signal()
         m.d.comb += in_flight.eq(Cat(*live[1:]).any())
 
-        residual_word = self.res_data.word_select(segment, rows * 8) if segments else self.res_data
+        # The parts that are not wanted of the sums are 0.
+        accs = _any_of(self.psum_data, parts)
         store = live[latency] & ~self.logits
         m.d.comb += [
-            requantize.acc.eq(self.psum_data),
-            requantize.res.eq(residual_word),
+            self.affine_part.eq(places[read_latency - 1][:part_bits]),
+            self.res_part.eq(place),
+            requantize.acc.eq(accs),
+            requantize.res.eq(self.res_data),
             requantize.multiplier.eq(self.multiplier),
             requantize.bias.eq(self.bias),
             requantize.shift.eq(self.shift),
@@ -182,21 +217,18 @@ class Drain(wiring.Component):
             requantize.out_bits.eq(self.out_bits),
             self.w_next.eq(live[latency - 1] & ~self.logits),
             requantize.keep.eq(self.w_next),
-            self.w_en.eq(store << segment if segments else store),
+            self.w_en.eq(store << places[latency]),
             self.w_addr.eq(address[latency]),
-            self.w_data.eq(requantize.y.replicate(lanes // rows)),
+            self.w_data.eq(requantize.y.replicate(lanes // drain_rows)),
         ]
 
         # Logits: a 32-bit sum a row. The sums move in a circle, a part of the rows at a time, past
         # the adders, and in the end past the output, which leaves zeros.
         bus_bits = len(self.o.payload)
         totals = Signal(rows * 32)
-        part_rows = rows // self._parts
+        part_rows = rows // logit_parts
         first_part = totals[: part_rows * 32]
-        accs = reduce(
-            or_,
-            (self.psum_data.word_select(n, part_rows * self._acc_bits) for n in range(self._parts)),
-        )
+        accs = _any_of(self.psum_data, logit_parts)
         sums = [
             first_part.word_select(row, 32) + accs.word_select(row, self._acc_bits).as_signed()
             for row in range(part_rows)
@@ -208,7 +240,7 @@ class Drain(wiring.Component):
             m.d.sync += totals.eq(totals >> len(first_part))
         beats = rows * 32 // bus_bits
         beat = Signal(range(beats))
-        beat_of_part = beat[: exact_log2(beats // self._parts)]
+        beat_of_part = beat[: exact_log2(beats // logit_parts)]
         m.d.comb += self.o.payload.eq(first_part.word_select(beat_of_part, bus_bits))
 
         last_block = Signal()
@@ -259,7 +291,7 @@ class Drain(wiring.Component):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
                     m.d.sync += beat.eq(beat + 1)
-                    m.d.comb += part_sent.eq(beat_of_part == beats // self._parts - 1)
+                    m.d.comb += part_sent.eq(beat_of_part == beats // logit_parts - 1)
                     with m.If(beat == beats - 1):
                         m.d.sync += beat.eq(0)
                         m.next = "PIXELS"

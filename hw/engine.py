@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import bits_for, exact_log2
 
 from hiddenfold.hw import isa
-from hiddenfold.hw.actmem import ActivationMemory
+from hiddenfold.hw.actmem import READ_LATENCY, ActivationMemory
 from hiddenfold.hw.axi import axi4_ports
 from hiddenfold.hw.axi_merge import WriteMerger, connect_master
 from hiddenfold.hw.axi_read import ReadChannel
@@ -51,6 +51,7 @@ class Engine(wiring.Component):
         self,
         *,
         rows: int,
+        drain_rows: int,
         lanes: int,
         planes: int,
         act_banks: int,
@@ -67,8 +68,15 @@ class Engine(wiring.Component):
         self._bus_bits = bus_bits
         self._m_axi = axi4_ports("m_axi", data_bits=bus_bits)
         address_bits = exact_log2(act_banks * act_bank_words)
+        # What is read at once of a word, by the drain and to be sent over the bus.
+        part_bits = max(drain_rows * 8, bus_bits)
+        self._drain_bits = drain_rows * 8
         self.memory = ActivationMemory(
-            rows=rows, lanes=lanes, banks=act_banks, bank_words=act_bank_words
+            lanes=lanes,
+            write_lanes=drain_rows,
+            part_bits=part_bits,
+            banks=act_banks,
+            bank_words=act_bank_words,
         )
         # What an instruction, an affine record and the row of an image take at most.
         most = (isa.BYTES // 8, 2 + (rows << isa.BLOCK_BITS), 1 << isa.MAP_BITS - 1)
@@ -98,6 +106,7 @@ class Engine(wiring.Component):
         )
         self.conv = ConvEngine(
             rows=rows,
+            drain_rows=drain_rows,
             lanes=lanes,
             planes=planes,
             depth=psum_depth,
@@ -115,9 +124,10 @@ class Engine(wiring.Component):
             act_addr_bits=address_bits,
         )
         self.pool = Pool(lanes=lanes, act_addr_bits=address_bits)
-        self.store = Store(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
-        self.load = Load(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
-        self.save = Save(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
+        shape = {"lanes": lanes, "bus_bits": bus_bits, "act_addr_bits": address_bits}
+        self.load = Load(**shape)
+        self.store = Store(**shape, part_bits=part_bits)
+        self.save = Save(**shape, part_bits=part_bits)
         super().__init__(
             {
                 "start": In(1),
@@ -219,39 +229,49 @@ class Engine(wiring.Component):
             saver.flush.eq(save.flush),
             saver.stop.eq(self.stop),
             save.idle.eq(saver.idle),
+            save.room.eq(saver.room),
+            saver.i.valid.eq(save.o_valid),
+            saver.i.payload.eq(save.o_data),
         ]
-        connect(m, save.o, saver.i)
         for transfer in (load, save):
             m.d.comb += [
                 transfer.i.p.words.eq(instruction.count),
                 transfer.i.p.address.eq(self.scratch + instruction.offset),
             ]
 
-        # Activation memory: one unit works at a time; only CONV reads its second port. Transfers
-        # use what the units leave.
+        # Activation memory: one unit works at a time. Transfers use what the units leave.
         works = {opcode: Signal(name=f"works_{opcode.name.lower()}") for opcode in UNIT_OPCODES}
         m.d.sync += [works[opcode].eq(instruction.opcode == opcode) for opcode in works]
+        drains_in_part = exact_log2(len(memory.b_data) // self._drain_bits)
+        drain_of_part = [conv.b_part[:drains_in_part]]
+        for age in range(READ_LATENCY):
+            drain_of_part.append(Signal(drains_in_part, name=f"drain_of_part{age}"))
+            m.d.sync += drain_of_part[-1].eq(drain_of_part[-2])
         m.d.comb += [
-            memory.a_en.eq(conv.a_en | pool.act_r_en | store.act_r_en),
-            memory.a_addr.eq(
-                Mux(
-                    works[Opcode.CONV],
-                    conv.a_addr,
-                    Mux(works[Opcode.POOL], pool.act_r_addr, store.act_r_addr),
-                )
-            ),
+            memory.a_en.eq(conv.a_en | pool.act_r_en),
+            memory.a_addr.eq(Mux(works[Opcode.CONV], conv.a_addr, pool.act_r_addr)),
             conv.a_data.eq(memory.a_data),
             pool.act_r_data.eq(memory.a_data),
-            store.act_r_data.eq(memory.a_data),
-            memory.b_en.eq(conv.b_en | save.r_en),
-            memory.b_addr.eq(Mux(conv.b_en, conv.b_addr, save.r_addr)),
+            memory.b_en.eq(conv.b_en | store.r_en | save.r_en),
+            memory.b_addr.eq(
+                Mux(conv.b_en, conv.b_addr, Mux(store.r_en, store.r_addr, save.r_addr))
+            ),
+            memory.b_part.eq(
+                Mux(
+                    conv.b_en,
+                    conv.b_part >> drains_in_part,
+                    Mux(store.r_en, store.r_part, save.r_part),
+                )
+            ),
             # As memory.b_ready, without the units that are at rest.
             conv.b_ready.eq(
                 ~(conv.a_en & (memory.bank_of(conv.a_addr) == memory.bank_of(conv.b_addr)))
             ),
-            save.r_ready.eq(memory.b_ready & ~conv.b_en),
+            store.r_ready.eq(1),  # nothing else reads
+            save.r_ready.eq(memory.b_ready & ~(conv.b_en | store.r_en)),
+            conv.b_data.eq(memory.b_data.word_select(drain_of_part[-1], self._drain_bits)),
+            store.r_data.eq(memory.b_data),
             save.r_data.eq(memory.b_data),
-            conv.b_data.eq(memory.b_data),
         ]
         # Writers are 0 while they do not write, which saves a multiplexer as wide as a word. A word
         # of a LOAD waits for a cycle that no unit has claimed.
@@ -312,10 +332,10 @@ class Engine(wiring.Component):
             writer.stop.eq(self.stop),
             reader.stop.eq(self.stop),
             self.idle.eq(reader.idle & writer.idle & saver.idle),
-            writer.i.valid.eq(conv.o.valid | store.o.valid),
-            writer.i.payload.eq(Mux(conv.o.valid, conv.o.payload, store.o.payload)),
+            writer.i.valid.eq(conv.o.valid | store.o_valid),
+            writer.i.payload.eq(Mux(conv.o.valid, conv.o.payload, store.o_data)),
             conv.o.ready.eq(writer.i.ready),
-            store.o.ready.eq(writer.i.ready),
+            store.room.eq(writer.room),
         ]
         connect_master(m, writer, merger, 0)
         connect_master(m, saver, merger, 1)
@@ -333,7 +353,7 @@ class Engine(wiring.Component):
         for enable, address in (
             (unfold.act_w_en, unfold.act_w_addr),
             (pool.act_w_en, pool.act_w_addr),
-            (store.act_r_en, store.act_r_addr),
+            (store.r_en, store.r_addr),
         ):
             at_end = Signal()
             with m.If(sequencer.unit_start.any()):

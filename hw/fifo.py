@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First in, first out: a stream FIFO in block RAM, and a short queue in registers."""
+"""First in, first out: a stream FIFO in block RAM, and a short queue in distributed memory."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2, exact_log2
 
 
 class StreamFifo(wiring.Component):
@@ -25,14 +26,21 @@ class StreamFifo(wiring.Component):
     -------
     i, o
         Input and output streams. ``i.ready`` depends on registers only.
+    room
+        At least ``SLACK`` more words will be taken; never high with a depth below twice that. For
+        those that cannot hold back what is on its way.
     """
+
+    SLACK = 4
 
     def __init__(self, *, shape, depth: int):
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"FIFO depth must be a power of two from 2, not {depth!r}")
         self._shape = shape
         self._depth = depth
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        super().__init__(
+            {"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "room": Out(1)}
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -55,6 +63,8 @@ class StreamFifo(wiring.Component):
             move.eq(read_valid & (~self.o.valid | self.o.ready)),
             read.en.eq((stored != 0) & (~read_valid | move)),
         ]
+        if self._depth >= 2 * self.SLACK:
+            m.d.comb += self.room.eq(~(stored[-1] | stored[exact_log2(self.SLACK) : -1].all()))
         m.d.sync += stored.eq(stored + write.en - read.en)
         with m.If(write.en):
             m.d.sync += write.addr.eq(write.addr + 1)
@@ -70,7 +80,10 @@ class StreamFifo(wiring.Component):
 
 
 class ShortQueue(wiring.Component):
-    """Few small words in registers, for bookkeeping; a word is offered the cycle after it came.
+    """A few words, for bookkeeping; a word is offered the cycle after it came.
+
+    The words lie in distributed memory, whose look-up tables are less than those of the
+    multiplexers before registers, even for a single bit.
 
     Parameters
     ----------
@@ -95,23 +108,27 @@ class ShortQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        words = [Signal(self._shape, name=f"word{i}") for i in range(self._depth)]
+        # A power of two, so that addresses need no comparison to go round.
+        m.submodules.words = words = memory.Memory(
+            shape=self._shape, depth=1 << ceil_log2(self._depth), init=[]
+        )
+        write = words.write_port()
+        read = words.read_port(domain="comb")
         count = Signal(range(self._depth + 1))
         push = Signal()
         pop = Signal()
         m.d.comb += [
             self.i.ready.eq(count != self._depth),
             self.o.valid.eq(count != 0),
-            self.o.payload.eq(words[0]),
+            self.o.payload.eq(read.data),
             push.eq(self.i.valid & self.i.ready),
             pop.eq(self.o.valid & self.o.ready),
+            write.en.eq(push),
+            write.data.eq(self.i.payload),
         ]
         m.d.sync += count.eq(count + push - pop)
+        with m.If(push):
+            m.d.sync += write.addr.eq(write.addr + 1)
         with m.If(pop):
-            for word, behind in zip(words, words[1:], strict=False):
-                m.d.sync += word.eq(behind)
-        with m.If(push), m.Switch(count - pop):
-            for i, word in enumerate(words):
-                with m.Case(i):
-                    m.d.sync += word.eq(self.i.payload)
+            m.d.sync += read.addr.eq(read.addr + 1)
         return m

@@ -105,7 +105,7 @@ class Pool(wiring.Component):
         factor = Signal(isa.MAP_BITS)
         addend = Signal(self._addr_bits)
         pad_left = Signal(2)
-        pipeline = Signal(READ_LATENCY)
+        pipeline = Signal(READ_LATENCY + 1)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [
@@ -210,17 +210,24 @@ class Pool(wiring.Component):
             m.d.sync += [flag.eq(before) for flag, before in zip(flags, (first, last), strict=True)]
             first, last = flags
             m.d.comb += pipeline[stage].eq(last)
+        complete = Signal()
+        word = Signal.like(self.act_w_data, reset_less=True)
+        m.d.sync += [complete.eq(last), word.eq(0)]
         for lane in range(self._lanes):
             best = Signal(8, name=f"best{lane}", reset_less=True)
             value = self.act_r_data.word_select(lane, 8)
-            with m.If(self.act_w_en):
-                m.d.comb += self.act_w_data.word_select(lane, 8).eq(best)
+            with m.If(complete):
+                m.d.sync += word.word_select(lane, 8).eq(best)
             with m.If(first | (value > best)):
                 m.d.sync += best.eq(value)
         address = Signal(self._addr_bits)
-        m.d.comb += self.act_w_next.eq(last)
-        m.d.sync += [self.act_w_en.eq(last), self.act_w_addr.eq(address)]
-        with m.If(last):
+        m.d.comb += [
+            pipeline[-1].eq(complete),
+            self.act_w_next.eq(complete),
+            self.act_w_data.eq(word),
+        ]
+        m.d.sync += [self.act_w_en.eq(complete), self.act_w_addr.eq(address)]
+        with m.If(complete):
             m.d.sync += address.eq(address + 1)
         with m.If(self.start):
             m.d.sync += address.eq(self.dst)

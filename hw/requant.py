@@ -126,15 +126,15 @@ class RequantizeChannel(wiring.Component):
 class Requantize(wiring.Component):
     """``y = clamp((((acc * M) >> S) + res * R + B) >> 8, 0, 2^A - 1)`` for ``rows`` channels.
 
-    A new pixel every cycle; ``y`` is valid ``LATENCY`` cycles after ``acc`` and ``res``. M, B, S, R
-    and A must be stable from ``acc`` to ``y``. There is no flow control.
+    New accumulators every cycle; ``y`` is valid ``LATENCY`` cycles after ``acc``. S, R and A must
+    be stable from ``acc`` to ``y``. There is no flow control.
 
     Members
     -------
     acc, res
         ``rows`` signed accumulators of ``acc_bits``; ``rows`` unsigned residuals of 8 bits.
     multiplier, bias
-        ``rows`` signed numbers of 16 and 24 bits.
+        ``rows`` signed numbers of 16 and 24 bits: M in the cycle of ``acc``, B in the next one.
     shift, residual, out_bits
         S (a multiple of 4, 0..28), R (0 without a residual), A.
     keep

@@ -5,13 +5,13 @@ Both directions run at the same time, each in order. The units go first: a word 
 only in a cycle in which no unit needs the port.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
-from hiddenfold.hw.actmem import READ_LATENCY
 from hiddenfold.hw.axi import COMMAND
+from hiddenfold.hw.beats import BeatReader
 from hiddenfold.hw.fifo import ShortQueue
 from hiddenfold.hw.gearbox import Joiner
 
@@ -109,13 +109,10 @@ class Load(wiring.Component):
 class Save(wiring.Component):
     """Reads words from activation memory and writes them to external memory.
 
-    A word is read while the one before it is sent, which keeps a bus of up to a third of a word's
-    width busy.
-
     Parameters
     ----------
-    lanes, bus_bits, act_addr_bits
-        Shape of activation words, bus and activation memory; ``8 * lanes >= bus_bits``.
+    lanes, bus_bits, part_bits, act_addr_bits
+        Shape of activation words, bus, what is read of a word at once, and activation memory.
 
     Members
     -------
@@ -123,36 +120,39 @@ class Save(wiring.Component):
         Transfers; taken while fewer than ``DEPTH`` are unfinished.
     unfinished
         Transfers taken of which the memory has not acknowledged every beat.
-    start, address, o, flush, idle
+    start, address, o_valid, o_data, room, flush, idle
         To a :class:`hiddenfold.hw.axi_write.WriteChannel`.
-    r_en, r_addr, r_ready, r_data
-        Reads; one is made in a cycle with ``r_en`` and ``r_ready``. Data come ``READ_LATENCY``
-        cycles later.
+    r_en, r_addr, r_part, r_ready, r_data
+        Reads, see :class:`hiddenfold.hw.beats.BeatReader`.
     """
 
-    def __init__(self, *, lanes: int, bus_bits: int, act_addr_bits: int):
-        self._beats = lanes * 8 // bus_bits
+    def __init__(self, *, lanes: int, bus_bits: int, part_bits: int, act_addr_bits: int):
         self._layout = transfer_layout(act_addr_bits)
+        self._beats = BeatReader(
+            lanes=lanes,
+            bus_bits=bus_bits,
+            part_bits=part_bits,
+            act_addr_bits=act_addr_bits,
+            count_bits=act_addr_bits + 1,
+        )
         super().__init__(
             {
                 "i": In(stream.Signature(self._layout)),
                 "unfinished": Out(range(DEPTH + 1)),
                 "start": Out(1),
                 "address": Out(33),
-                "o": Out(stream.Signature(bus_bits)),
                 "flush": Out(1),
                 "idle": In(1),
-                "r_en": Out(1),
-                "r_addr": Out(act_addr_bits),
-                "r_ready": In(1),
-                "r_data": In(lanes * 8),
+                **self._beats.outside(),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.queue = queue = ShortQueue(shape=self._layout, depth=DEPTH)
-        push, done, read = Signal(), Signal(), Signal()
+        m.submodules.beats = beats = self._beats
+        beats.connect_outside(m, self)
+        push, done = Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(queue.i.ready & (self.unfinished != DEPTH)),
             push.eq(self.i.valid & self.i.ready),
@@ -160,47 +160,18 @@ class Save(wiring.Component):
             queue.i.payload.eq(self.i.payload),
             queue.o.ready.eq(done),
             self.address.eq(queue.o.p.address),
-            read.eq(self.r_en & self.r_ready),
+            beats.start.eq(self.start),
+            beats.word.eq(queue.o.p.word),
+            beats.words.eq(queue.o.p.words),
         ]
         m.d.sync += self.unfinished.eq(self.unfinished + push - done)
-
-        # A word on its way or landed, and the one that is being sent.
-        arriving = Signal(READ_LATENCY)
-        landed = Signal.like(self.r_data, reset_less=True)
-        landed_full, sending = Signal(), Signal()
-        word = Signal.like(self.r_data, reset_less=True)
-        beat = Signal(range(self._beats))
-        last_beat, free, move = Signal(), Signal(), Signal()
-        to_read = Signal(len(self.i.p.words))
-        bits = len(self.o.payload)
-        m.d.sync += arriving.eq(Cat(read, arriving))
-        m.d.comb += [
-            self.o.valid.eq(sending),
-            self.o.payload.eq(word.word_select(beat, bits)),
-            last_beat.eq(sending & self.o.ready & (beat == self._beats - 1)),
-            free.eq(~sending | last_beat),
-            move.eq(landed_full & free),
-            self.r_en.eq((to_read != 0) & ~arriving.any() & (~landed_full | move)),
-        ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += beat.eq(beat + 1)
-        with m.If(last_beat):
-            m.d.sync += [beat.eq(0), sending.eq(0)]
-        with m.If(move):
-            m.d.sync += [word.eq(landed), sending.eq(1), landed_full.eq(0)]
-        with m.If(arriving[-1]):
-            m.d.sync += [landed.eq(self.r_data), landed_full.eq(1)]
-        with m.If(read):
-            m.d.sync += [self.r_addr.eq(self.r_addr + 1), to_read.eq(to_read - 1)]
-
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(queue.o.valid & self.idle):
                     m.d.comb += self.start.eq(1)
-                    m.d.sync += [self.r_addr.eq(queue.o.p.word), to_read.eq(queue.o.p.words)]
                     m.next = "SEND"
             with m.State("SEND"):
-                with m.If((to_read == 0) & ~arriving.any() & ~landed_full & ~sending):
+                with m.If(beats.done):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 m.d.comb += self.flush.eq(1)

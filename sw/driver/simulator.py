@@ -44,7 +44,7 @@ Log = Callable[[str], None]
 def target_verilog(target: Target, log: Log) -> Path:
     """Return the Verilog file of a target's top, generating it if the sources changed."""
     key = digest(
-        repr(sorted(target.parameters().items())),
+        repr(sorted(target.hardware_parameters().items())),
         importlib.metadata.version("amaranth"),
         source_digest(),
     )

@@ -25,7 +25,13 @@ def flash_library(target: Target, *, baud: int, mode: str, log: Log) -> Path:
     """Return the compiled simulator of the board; both steps are cached."""
     options = {"baud": baud, "mode": mode, "timeout": 0.01}
     key = digest(
-        repr((sorted(target.parameters().items()), target.clock_mhz, sorted(options.items()))),
+        repr(
+            (
+                sorted(target.hardware_parameters().items()),
+                target.clock_mhz,
+                sorted(options.items()),
+            )
+        ),
         importlib.metadata.version("amaranth"),
         source_digest(),
     )

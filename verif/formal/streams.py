@@ -77,11 +77,16 @@ def harness_queue(*, depth: int = 3) -> tuple[Module, list]:
     dut = ShortQueue(shape=_WIDTH, depth=depth)
     m = Module()
     m.submodules.dut, inner = open_up(dut)
-    word = _Marked(m, dut, inner["count"], limit=depth)
-    with m.If(word.marked), m.Switch(word.ahead):
-        for place in range(depth):
-            with m.Case(place):
-                m.d.comb += Assert(inner[f"word{place}"] == word.value)
+    count, read_address, write_address = inner["count"], inner["read__addr"], inner["write__addr"]
+    word = _Marked(m, dut, count, limit=depth)
+    place = Signal.like(read_address)
+    m.d.comb += [
+        place.eq(read_address + word.ahead),
+        Assert(count <= depth),
+        Assert((write_address - read_address)[: len(place)] == count[: len(place)]),
+    ]
+    with m.If(word.marked):
+        m.d.comb += Assert(inner.word("words", place) == word.value)
     return m, [*inputs(dut), word.choose]
 
 

@@ -115,7 +115,21 @@ def test_identifier_is_the_one_of_the_specification():
         "acc_bits=24 bus_bits=64 image_width=256 stem_kernel=7 load_rows=1 mask_cache=16384"
     )
     assert target.identifier == zlib.crc32(text.encode())
-    assert target.hardware_parameters() == target.parameters() | {"target_id": target.identifier}
+    others = {"drain_rows": 8, "target_id": target.identifier}
+    assert target.hardware_parameters() == target.parameters() | others
+
+
+def test_rows_that_are_requantized_at_once():
+    """A program does not depend on them."""
+    target = Target.load("sim-tiny")
+    assert target.hardware_parameters()["drain_rows"] == target.rows
+    half = replace(target, drain_rows=2)
+    assert half.hardware_parameters()["drain_rows"] == 2
+    assert half.identifier == target.identifier
+    with pytest.raises(ValueError, match=r"drain_rows must be one of 0, 2, 4, not 8$"):
+        replace(target, drain_rows=8)
+    with pytest.raises(TypeError, match="drain_rows must be an integer, not True"):
+        replace(target, drain_rows=True)
 
 
 @pytest.mark.parametrize("key", Target.load("sim-tiny").parameters())

@@ -46,8 +46,8 @@ CASES = [
     (Unfold, _UNFOLD | {"bus_bits": 32}, "bus bits must be 64 or 128, not 32"),
     (
         Store,
-        {"lanes": 8, "bus_bits": 128, "act_addr_bits": 8},
-        "a word of 8 lanes must be a whole number of beats of 128 bits",
+        {"lanes": 8, "bus_bits": 128, "part_bits": 128, "act_addr_bits": 8},
+        "part bits must be from 128, the bus bits, to 64, a word's, not 128",
     ),
     (Registers, _REGISTERS | {"rows": 256}, r"rows must be in 1\.\.255, not 256"),
 ]

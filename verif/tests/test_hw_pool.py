@@ -123,7 +123,7 @@ def test_against_loops(case):
         assert writes == list(enumerate(expected, DST))
         out_h, setup = (height - 1) // stride + 1, width.bit_length() + kernel // 2
         # Start, last step of the product and of the corner; a cycle per output row; the pipeline.
-        assert cycles == len(expected) * kernel**2 + out_h + setup + 3 + 3
+        assert cycles == len(expected) * kernel**2 + out_h + setup + 3 + 4
 
     simulate(dut, testbench, memory.run)
 

@@ -27,11 +27,18 @@ class Bench(Elaboratable):
     ``a_addr``, port b in this cycle. ``output``: beats to be appended at ``output_at``.
     """
 
-    def __init__(self, lanes: int, bus_bits: int):
+    def __init__(self, lanes: int, bus_bits: int, part_bits: int):
         address_bits = 8
-        self.memory = ActivationMemory(rows=lanes // 2, lanes=lanes, banks=4, bank_words=WORDS // 4)
-        self.load = Load(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
-        self.save = Save(lanes=lanes, bus_bits=bus_bits, act_addr_bits=address_bits)
+        self.memory = ActivationMemory(
+            lanes=lanes,
+            write_lanes=lanes // 2,
+            part_bits=part_bits,
+            banks=4,
+            bank_words=WORDS // 4,
+        )
+        shape = {"lanes": lanes, "bus_bits": bus_bits, "act_addr_bits": address_bits}
+        self.load = Load(**shape)
+        self.save = Save(**shape, part_bits=part_bits)
         self.reader = ReadChannel(ports=1, data_bits=bus_bits, depths=(64,))
         self.saver = WriteChannel(data_bits=bus_bits)
         self.writer = WriteChannel(data_bits=bus_bits)
@@ -50,7 +57,6 @@ class Bench(Elaboratable):
             setattr(m.submodules, name, getattr(self, name))
         connect(m, load.cmd, self.reader.cmd0)
         connect(m, self.reader.data0, load.data)
-        connect(m, save.o, self.saver.i)
         connect_master(m, self.writer, self.merger, 0)
         connect_master(m, self.saver, self.merger, 1)
         m.d.comb += [
@@ -60,6 +66,9 @@ class Bench(Elaboratable):
             self.saver.start.eq(save.start),
             self.saver.address.eq(save.address),
             self.saver.flush.eq(save.flush),
+            self.saver.i.valid.eq(save.o_valid),
+            self.saver.i.payload.eq(save.o_data),
+            save.room.eq(self.saver.room),
             save.idle.eq(self.saver.idle),
             load.w_ready.eq(~self.busy_w & ~self.setup_en),
             memory.w_en.eq(((load.w_en & load.w_ready) | self.setup_en).replicate(2)),
@@ -69,6 +78,7 @@ class Bench(Elaboratable):
             memory.a_addr.eq(self.address),
             memory.b_en.eq(self.busy_b | save.r_en),
             memory.b_addr.eq(Mux(self.busy_b, self.address, save.r_addr)),
+            memory.b_part.eq(save.r_part),
             save.r_ready.eq(memory.b_ready & ~self.busy_b),
             save.r_data.eq(memory.b_data),
         ]
@@ -104,9 +114,12 @@ async def ask(ctx, port, word: int, words: int, offset: int) -> None:
     ],
     ids=["free", "busy units", "slow memory"],
 )
-@pytest.mark.parametrize(("lanes", "bus_bits"), [(16, 64), (64, 64), (16, 128), (8, 64)])
-def test_what_is_saved_comes_back(lanes, bus_bits, busy: Pattern, gaps):
-    dut = Bench(lanes, bus_bits)
+@pytest.mark.parametrize(
+    ("lanes", "bus_bits", "part_bits"),
+    [(16, 64, 64), (64, 64, 64), (64, 64, 256), (16, 128, 128), (8, 64, 64)],
+)
+def test_what_is_saved_comes_back(lanes, bus_bits, part_bits, busy: Pattern, gaps):
+    dut = Bench(lanes, bus_bits, part_bits)
     generator = random.Random(lanes)
     content = [generator.randbytes(lanes) for _ in range(WORDS)]
     outside = bytearray(generator.randbytes(dut.limit))
@@ -185,7 +198,7 @@ def test_what_is_saved_comes_back(lanes, bus_bits, busy: Pattern, gaps):
 
 def test_full_speed():
     """Beside idle units a bus of an eighth of a word's width never waits."""
-    dut = Bench(64, 64)
+    dut = Bench(64, 64, 64)
     memory = AxiMemory(dut, bytes(dut.limit), base=BASE, data_bits=64)
     cycles = []
 
