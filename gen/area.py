@@ -22,12 +22,13 @@ _FIFOS = (64, 256, 64, 128, 64)
 #: LUT4 and LUT6 of a bit plane of a lane in a row: rows of vendor cells, and portable ones.
 _MAPPED = (1.41, 0.84)
 _PORTABLE = (3.34, 1.8)
-#: LUT4 of a row besides its lanes, of a lane besides its rows, and of the rest.
-_ROW, _LANE, _REST = 190, 90, 11_076
+#: LUT4 of a row besides its lanes, of one that is requantized in the same cycle as others, of a lane
+#: besides its rows, and of the rest.
+_ROW, _DRAIN_ROW, _LANE, _REST = 46, 144, 90, 10_282
 _LUT6_SHARE = 0.77
 
 #: LUTs and block RAMs of whole accelerators as Yosys makes them (`hiddenfold synth --top core`).
-MEASURED = {"ulx3s-85f": (46_017, 182), "zynq-7020": (31_582, 232)}
+MEASURED = {"ulx3s-85f": (41_767, 194), "zynq-7020": (31_582, 232)}
 
 
 def luts(target: Target) -> int:
@@ -36,13 +37,16 @@ def luts(target: Target) -> int:
     # Only for eight planes there are rows of vendor cells.
     cell = (_MAPPED if target.planes == 8 and target.family != "xcup" else _PORTABLE)[xilinx]
     array = cell * target.rows * target.lanes * target.planes
-    others = _ROW * target.rows + _LANE * target.lanes + _REST
+    drain_rows = target.hardware_parameters()["drain_rows"]
+    others = _ROW * target.rows + _DRAIN_ROW * drain_rows + _LANE * target.lanes + _REST
     return round(array + others * (_LUT6_SHARE if xilinx else 1))
 
 
 def block_rams(target: Target) -> int:
     """Memories of 16 or 18 kbit; a few less where small ones become LUTs."""
-    words = 8 * target.lanes
+    drain_rows = target.hardware_parameters()["drain_rows"]
+    # What is written apart has write enables of its own, which are there for 9 bits each.
+    words = target.lanes // drain_rows * -(-8 * drain_rows // 9) * 9
     sums = target.rows * target.acc_bits
     lines = 24 * (target.stem_kernel - 1)
     return (
