@@ -3,7 +3,7 @@
 
 Block RAMs follow from the shapes of the memories. LUTs are a sum over the parts: those of the array
 are Yosys' for 32 x 64 x 8 (docs/decisions.md), the rest is Yosys' for `ulx3s-85f` (`MEASURED`)
-shared out among rows, lanes and what does not grow, and taken as 0.77 LUT6 for a LUT4, as it is
+shared out among rows, lanes and what does not grow, and taken as 0.80 LUT6 for a LUT4, as it is
 for `zynq-7020`. Good for comparing targets; what a target really takes, `hiddenfold synth` says.
 """
 
@@ -22,10 +22,10 @@ _FIFOS = (64, 256, 64, 128, 64)
 #: LUT4 and LUT6 of a bit plane of a lane in a row: rows of vendor cells, and portable ones.
 _MAPPED = (1.41, 0.84)
 _PORTABLE = (3.34, 1.8)
-#: LUT4 of a row besides its lanes, of one that is requantized in the same cycle as others, of a lane
-#: besides its rows, and of the rest.
+#: LUT4 of a row besides its lanes, of a row that is requantized at once, of a lane besides
+#: its rows, and of the rest.
 _ROW, _DRAIN_ROW, _LANE, _REST = 46, 144, 90, 10_282
-_LUT6_SHARE = 0.77
+_LUT6_SHARE = 0.80
 
 #: LUTs and block RAMs of whole accelerators as Yosys makes them (`hiddenfold synth --top core`).
 MEASURED = {"ulx3s-85f": (41_767, 194), "zynq-7020": (31_582, 232)}

@@ -43,8 +43,10 @@ def harness(*, outstanding: int = 3) -> tuple[Module, list]:
     )
     m = Module()
     m.submodules.dut, inner = open_up(dut)
-    owners = [inner[f"owners.word{j}"] for j in range(outstanding)]
-    count = inner["owners.count"]
+    count, oldest = inner["owners.count"], inner["owners.read__addr"]
+    behind = inner["owners.write__addr"] - oldest
+    m.d.comb += Assert(behind[: len(oldest)] == count[: len(oldest)])
+    owners = [inner.word("owners.words", (oldest + j)[: len(oldest)]) for j in range(outstanding)]
 
     # The memory: answers the oldest burst whose address it took, with RLAST in its last beat.
     left = [Signal(4, name=f"left{j}") for j in range(outstanding)]
