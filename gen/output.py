@@ -5,8 +5,9 @@ from __future__ import annotations
 
 __all__ = ["Output"]
 
-#: Beats that the FIFO holds, beats of a full burst, and cycles of a burst besides its beats.
-_FIFO = 32
+#: Beats that the FIFO holds when no more are read for it (its `room`), beats of a full burst, and
+#: cycles of a burst besides its beats.
+_FIFO = 26
 _BURST = 16
 _GAP = 6
 
