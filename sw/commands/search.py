@@ -78,9 +78,12 @@ def register(commands: Any) -> None:
         export,
         "make a model file of a trained run",
         example="hiddenfold export runs/mine -o mine.hfn --act-bits 8 --data data",
-        detail="Folds batch norms, calibrates on training images, quantizes, packs.",
+        detail="Folds batch norms, calibrates on training images, quantizes, packs. "
+        "A model file with its float constants beside it is quantized anew.",
     )
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of `train`")
+    parser.add_argument(
+        "run_dir", metavar="RUN|M.hfn", type=Path, help="run directory of `train`, or a model file"
+    )
     add_export_options(parser, required=True)
     add_data(parser)
 
@@ -193,9 +196,10 @@ def train(args: argparse.Namespace) -> Outcome:
 
 def export(args: argparse.Namespace) -> Outcome:
     """Run ``hiddenfold export``."""
-    from hiddenfold.sw.search.export import export_run
+    from hiddenfold.sw.search.export import export_model, export_run
 
-    model = export_run(
+    make = export_model if args.run_dir.is_file() else export_run
+    model = make(
         args.run_dir,
         args.data,
         act_bits=args.act_bits,

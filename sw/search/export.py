@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiddenfold.sw import signs
-from hiddenfold.sw.affine import SHORT, Affine
+from hiddenfold.sw.affine import SHORT
 from hiddenfold.sw.model import Conv, Execution, MaxPool, Model, Unfold
 from hiddenfold.sw.search.activation import Activation
-from hiddenfold.sw.search.data import load_data
-from hiddenfold.sw.search.float_network import FloatConstants, FloatNetwork, save_constants
+from hiddenfold.sw.search.data import Split, load_data, load_split
+from hiddenfold.sw.search.float_network import (
+    FloatConstants,
+    FloatNetwork,
+    load_constants,
+    save_constants,
+)
 from hiddenfold.sw.search.measure import REFRESH_IMAGES, refresh_batch_norms
 from hiddenfold.sw.search.nets import FoldedResNet, conv_layers, normalized_layers
-from hiddenfold.sw.search.plan import check_exportable, plan
+from hiddenfold.sw.search.plan import check_exportable, plan, with_act_bits
 from hiddenfold.sw.search.quantize import (
     Scale,
     affine_constants,
@@ -28,11 +33,19 @@ from hiddenfold.sw.search.quantize import (
     residual_multiplier,
     short_constants,
 )
+from hiddenfold.sw.search.recalibrate import recalibrate
 from hiddenfold.sw.search.run_directory import load_run, origin
 from hiddenfold.sw.search.settings import SearchConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d
 
-__all__ = ["build_model", "export_network", "export_run", "fold_batch_norms", "quantize"]
+__all__ = [
+    "build_model",
+    "export_model",
+    "export_network",
+    "export_run",
+    "fold_batch_norms",
+    "quantize",
+]
 
 CALIBRATION_IMAGES = 1024
 SAMPLES = 1 << 18
@@ -74,10 +87,7 @@ def export_network(
     replaces `model.constants` of the configuration. With `output` the model is saved there, and
     its float constants beside it.
     """
-    if act_bits is not None and (isinstance(act_bits, bool) or not isinstance(act_bits, int)):
-        raise TypeError(f"Activation bits must be an integer, not {act_bits!r}")
-    if act_bits is not None and not 1 <= act_bits <= 8:
-        raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
+    _check_bits(act_bits)
     if act_bits is None:
         act_bits = config.model.act_bits or 8
     training, test = load_data(config, data_dir)
@@ -92,12 +102,57 @@ def export_network(
     constants = fold_batch_norms(network)
     if act_bits != network.config.act_bits:
         constants = [dataclasses.replace(c, output=None) for c in constants]
+    model = dataclasses.replace(model, provenance=provenance)
+    return _finish(model, constants, training, test, output)
+
+
+def export_model(
+    path: str | Path,
+    data_dir: str | Path,
+    act_bits: int | None = None,
+    output: str | Path | None = None,
+    constants_form: str | None = None,
+) -> Model:
+    """The network of a model file, quantized anew; `export_network` says how.
+
+    The float constants beside the file are needed. Raises `ValueError` where they are missing, and
+    where `output` is the file itself.
+    """
+    _check_bits(act_bits)
+    if output is not None and Path(output).resolve() == Path(path).resolve():
+        raise ValueError(f"the model's new file must be another one than {path}")
+    model = Model.load(path)
+    constants = load_constants(path, model)
+    if act_bits is not None and act_bits != model.act_bits:
+        model = with_act_bits(model, act_bits)
+        constants = [dataclasses.replace(c, output=None) for c in constants]
+    if constants_form is not None:
+        model = dataclasses.replace(model, constants=constants_form)
+    training, test = (
+        load_split(model.dataset, data_dir, split, model.image[0]) for split in ("train", "test")
+    )
+    return _finish(model, constants, training, test, output)
+
+
+def _check_bits(act_bits: int | None) -> None:
+    if act_bits is not None and (isinstance(act_bits, bool) or not isinstance(act_bits, int)):
+        raise TypeError(f"Activation bits must be an integer, not {act_bits!r}")
+    if act_bits is not None and not 1 <= act_bits <= 8:
+        raise ValueError(f"Activation bits must be 1 to 8, not {act_bits}")
+
+
+def _finish(
+    model: Model,
+    constants: list[FloatConstants],
+    training: Split,
+    test: Split,
+    output: str | Path | None,
+) -> Model:
     best = FloatNetwork(model, constants).logits(test.images).argmax(1)
     top1 = 100.0 * float((best == test.labels).double().mean())
     model = dataclasses.replace(
         quantize(model, constants, training.sample(CALIBRATION_IMAGES)),
         accuracy={"float": top1, "golden": None},
-        provenance=provenance,
     )
     if output is not None:
         model.save(output)
@@ -166,10 +221,44 @@ def quantize(model: Model, constants: list[FloatConstants], calibration: Tensor)
 
     `calibration` is a batch of images uint8 [N, 3, H, W]. The scale of an activation tensor is the
     one that the search has learned, else the one with the least mean square error on the images.
+    Batch norms are measured anew with all activations rounded.
     """
     statistics = _observe(model, constants, calibration)
+    steps = _steps(model, constants, statistics)
+    constants = recalibrate(model, constants, [step.output for step in steps], calibration)
+    affine = []
+    for step, c, seen in zip(steps, constants, statistics, strict=True):
+        gain = c.scale.astype(np.float64) * (step.input.step / step.output.step)
+        offset = c.shift.astype(np.float64) / step.output.step + step.output.zero
+        # A channel whose accumulator never changes may have a huge gain (its variance is
+        # about 0); keep it from taking the multipliers' precision away from the others.
+        constant = seen.low == seen.high
+        offset = np.where(constant, seen.low / step.output.step + step.output.zero, offset)
+        gain = np.where(constant, 0.0, gain)
+        made = affine_constants(step.name, gain, offset, step.multiplier, step.residual_zero)
+        if model.constants == SHORT:
+            made = short_constants(made, (seen.mean - c.shift) / step.output.step)
+        affine.append(made)
+    return dataclasses.replace(model, affine=affine)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Scales of an execution of a convolution, and what its residual is multiplied with."""
+
+    name: str
+    input: Scale
+    output: Scale
+    multiplier: int
+    residual_zero: int
+
+
+def _steps(
+    model: Model, constants: list[FloatConstants], statistics: list[_Statistics]
+) -> list[_Step]:
+    """Choose the scales of all executions of convolutions."""
     scales: dict[str, Scale] = {}
-    affine: list[Affine] = []
+    steps = []
     for execution in model.executions():
         op = execution.op
         if isinstance(op, Unfold):
@@ -179,26 +268,16 @@ def quantize(model: Model, constants: list[FloatConstants], calibration: Tensor)
         elif isinstance(op, Conv):
             assert execution.affine is not None
             c = constants[execution.affine]
-            seen = statistics[execution.affine]
-            scale = c.output or choose_scale(seen.values, op.bits, signed=not c.relu)
+            values = statistics[execution.affine].values
+            scale = c.output or choose_scale(values, op.bits, signed=not c.relu)
             multiplier, residual_zero = 0, 0
             if op.residual is not None:
                 residual = scales[op.residual]
                 residual_zero = residual.zero
                 multiplier, scale = residual_multiplier(op.name, residual, scale)
-            gain = c.scale.astype(np.float64) * (scales[op.input].step / scale.step)
-            offset = c.shift.astype(np.float64) / scale.step + scale.zero
-            # A channel whose accumulator never changes may have a huge gain (its variance is
-            # about 0); keep it from taking the multipliers' precision away from the others.
-            constant = seen.low == seen.high
-            offset = np.where(constant, seen.low / scale.step + scale.zero, offset)
-            gain = np.where(constant, 0.0, gain)
-            made = affine_constants(op.name, gain, offset, multiplier, residual_zero)
-            if model.constants == SHORT:
-                made = short_constants(made, (seen.mean - c.shift) / scale.step)
-            affine.append(made)
+            steps.append(_Step(op.name, scales[op.input], scale, multiplier, residual_zero))
             scales[op.output] = scale
-    return dataclasses.replace(model, affine=affine)
+    return steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,8 @@ __all__ = [
 
 # Called with an execution, its normalized accumulators, and its output.
 Observer = Callable[[Execution, Tensor, Tensor], None]
+# Called with the index of constants and the accumulators they are for, returns those to use.
+Chooser = Callable[[int, Tensor], "FloatConstants"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +175,13 @@ class FloatNetwork:
         return torch.cat([self.forward(images[i : i + batch]).cpu() for i in starts])
 
     @torch.no_grad()
-    def forward(self, images: Tensor, observe: Observer | None = None) -> Tensor:
-        """Logits of one batch; `observe` sees each execution of a convolution."""
+    def forward(
+        self, images: Tensor, observe: Observer | None = None, choose: Chooser | None = None
+    ) -> Tensor:
+        """Logits of one batch; `observe` sees each execution of a convolution.
+
+        `choose` replaces scale and shift of each execution by those it returns.
+        """
         image = images.to(self._device).float().contiguous(memory_format=torch.channels_last)
         tensors: dict[str, Tensor] = {}
         unfolding: Unfold | None = None
@@ -193,6 +200,10 @@ class FloatNetwork:
                 y = F.conv2d(tensors[op.input], weight, stride=stride, padding=(kernel - 1) // 2)
                 assert execution.affine is not None
                 scale, shift, relu, output = self._constants[execution.affine]
+                if choose is not None:
+                    chosen = choose(execution.affine, y)
+                    scale = self._tensor(chosen.scale)[:, None, None]
+                    shift = self._tensor(chosen.shift)[:, None, None]
                 normalized = y.mul_(scale).add_(shift)
                 y = normalized if observe is None else normalized.clone()
                 if op.residual is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from hiddenfold.sw import signs
 from hiddenfold.sw.model import (
@@ -21,7 +22,7 @@ from hiddenfold.sw.model_summary import dense_parameters
 from hiddenfold.sw.search.architectures import stages
 from hiddenfold.sw.search.settings import SHORTCUT_BITS, ModelConfig, SearchConfig, StageConfig
 
-__all__ = ["check_exportable", "plan", "plan_search"]
+__all__ = ["check_exportable", "plan", "plan_search", "with_act_bits"]
 
 # Width of the activations where no export has chosen one.
 ACT_BITS = 8
@@ -85,6 +86,21 @@ def plan_search(search: SearchConfig) -> Model:
     return plan(
         search.model, search.dataset, labels, (size, size), search.model.act_bits or ACT_BITS
     )
+
+
+def with_act_bits(model: Model, act_bits: int) -> Model:
+    """The model with activations of another width; its affine tables are those of the old one."""
+
+    def change(op: Any) -> Any:
+        if isinstance(op, Loop):
+            return dataclasses.replace(op, body=tuple(map(change, op.body)))
+        # What is only added is a shortcut, of a width of its own.
+        if isinstance(op, Conv) and op.output in sources:
+            return dataclasses.replace(op, bits=act_bits)
+        return op
+
+    sources = {e.op.input for e in model.executions()}
+    return dataclasses.replace(model, act_bits=act_bits, ops=tuple(map(change, model.ops)))
 
 
 class _Operations:

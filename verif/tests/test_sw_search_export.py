@@ -12,13 +12,20 @@ import pytest
 import torch
 
 from hiddenfold.sw.affine import SHIFTS, Affine
-from hiddenfold.sw.model import Model
+from hiddenfold.sw.model import Execution, Model
 from hiddenfold.sw.search import data as data_module
 from hiddenfold.sw.search.cifar import CIFAR100
 from hiddenfold.sw.search.config import parse_config
 from hiddenfold.sw.search.data import to_float
-from hiddenfold.sw.search.export import build_model, export_run, fold_batch_norms, quantize
+from hiddenfold.sw.search.export import (
+    build_model,
+    export_model,
+    export_run,
+    fold_batch_norms,
+    quantize,
+)
 from hiddenfold.sw.search.float_network import (
+    FloatConstants,
     FloatNetwork,
     constants_path,
     float_logits,
@@ -33,6 +40,7 @@ from hiddenfold.sw.search.quantize import (
     residual_multiplier,
     short_constants,
 )
+from hiddenfold.sw.search.recalibrate import recalibrate
 from hiddenfold.sw.search.settings import ModelConfig, StageConfig, StemConfig
 from hiddenfold.sw.search.train import train
 from hiddenfold.verif.golden.model import Golden
@@ -150,6 +158,33 @@ def test_fewer_bits_cost_accuracy_gradually() -> None:
         agreement.append(float(torch.corrcoef(torch.stack([expected, found]))[0, 1]))
     assert agreement == sorted(agreement, reverse=True)
     assert agreement[2] > 0.9
+
+
+def test_rounding_does_not_move_means_and_spreads() -> None:
+    """Batch norms are measured anew: each channel's moments are those without rounding."""
+    net = network()
+    constants = fold_batch_norms(net)
+    model, batch = build(net, 3), images(200, 6)
+    scales = [Scale(0.5) if c.relu else Scale(0.7, 4) for c in constants]
+
+    def moments(found: list[FloatConstants]) -> list[torch.Tensor]:
+        seen = []
+
+        def observe(execution: Execution, normalized: torch.Tensor, output: torch.Tensor) -> None:
+            seen.append(torch.stack(torch.std_mean(normalized, (0, 2, 3), correction=0)))
+
+        FloatNetwork(model, found).forward(batch, observe)
+        return seen
+
+    wanted = moments(constants)
+    made = recalibrate(model, constants, scales, batch)
+    assert [c.output for c in made] == [None] * len(made)
+    worst = []
+    for tried in (constants, made):
+        rounded = [dataclasses.replace(c, output=s) for c, s in zip(tried, scales, strict=True)]
+        pairs = zip(wanted, moments(rounded), strict=True)
+        worst.append(max(float((a - b).abs().max()) for a, b in pairs))
+    assert worst[0] > 0.1 and worst[1] < 0.001
 
 
 def test_dead_channel_does_not_spoil_the_others() -> None:
@@ -296,7 +331,14 @@ def test_export_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(constants) == len(loaded.affine)
     # Learned scales are those of 4 bits, which is what the export does when nothing is said.
     assert not any(c.output for c in constants)
+    # A model file and its float constants are as good as the run.
+    again = export_model(path, tmp_path, output=tmp_path / "again.hfn")
+    assert again.to_bytes() == model.to_bytes()
+    fewer = export_model(path, tmp_path, act_bits=4)
+    with pytest.raises(ValueError, match=r"new file must be another one than .*tiny\.hfn$"):
+        export_model(path, tmp_path, output=path)
     model = export_run(tmp_path / "run", tmp_path, output=tmp_path / "learned.hfn")
+    assert fewer.ops == model.ops != loaded.ops and fewer.act_bits == 4
     assert model.act_bits == 4
     assert all(c.output for c in load_constants(tmp_path / "learned.hfn", model))
     assert [e.name for e in loaded.executions()] == [
