@@ -32,10 +32,12 @@ def image_pitch(width: int) -> int:
 def pool_cycles(width: int, result: Shape, rows: int, target: Target, kernel: int) -> int:
     """Cycles of a POOL that computes `rows` rows from maps of some width.
 
-    A tap of a word takes a cycle, whether it is in the tensor or not; before that the words of a
-    row are counted, in a cycle for each bit of the width.
+    A tap of a word, or of a part of it, takes a cycle, whether it is in the tensor or not; before
+    that the words of a row are counted, in a cycle for each bit of the width.
     """
     words = -(-result.channels // target.lanes)
+    if target.drain_rows not in (0, target.rows):
+        words *= target.lanes // target.drain_rows
     setup = width.bit_length() + kernel // 2 + _POOL
     return setup + rows * (1 + result.width * words * kernel**2)
 

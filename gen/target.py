@@ -63,6 +63,7 @@ class Target:
         Bytes of the mask cache, 0 for none.
     drain_rows
         Rows of a pixel that are requantized in one cycle; 0, the default, stands for all of them.
+        With fewer of them pools and loads write parts of words, too.
 
     Raises
     ------

@@ -36,6 +36,10 @@ class Loads:
     def __init__(self, target: Target, bus: Bus) -> None:
         self._bus = bus
         self._beats = 8 * target.lanes // target.bus_bits
+        #: Beats that are written together.
+        self._written_beats = self._beats
+        if target.drain_rows not in (0, target.rows):
+            self._written_beats = max(1, 8 * target.drain_rows // target.bus_bits)
         self._port = bus.ports[LOAD]
         self._port.follow = self._write
         #: Numbers of the last beats of all transfers whose end is not known, and known ends.
@@ -65,8 +69,8 @@ class Loads:
 
     def _write(self, start: int, end: int, last: int) -> int:
         """The cycle after the words of a burst were written whose last beat comes in `last`."""
-        cycle = max(self._written, last + ARRIVE + _JOIN - (end - start) // self._beats)
-        left = -(-(end - start) // self._beats)
+        left = -(-(end - start) // self._written_beats)
+        cycle = max(self._written, last + ARRIVE + _JOIN - (end - start) // self._written_beats)
         while self._busy and left:
             begin, after = self._busy[0]
             if cycle + left <= begin:

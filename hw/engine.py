@@ -123,9 +123,12 @@ class Engine(wiring.Component):
             stem_kernel=stem_kernel,
             act_addr_bits=address_bits,
         )
-        self.pool = Pool(lanes=lanes, act_addr_bits=address_bits)
+        # Where a pixel's rows are requantized part by part, others write parts of a word, too.
+        whole = drain_rows == rows
+        pool_lanes = lanes if whole else drain_rows
+        self.pool = Pool(lanes=lanes, part_lanes=pool_lanes, act_addr_bits=address_bits)
         shape = {"lanes": lanes, "bus_bits": bus_bits, "act_addr_bits": address_bits}
-        self.load = Load(**shape)
+        self.load = Load(**shape, part_bits=lanes * 8 if whole else part_bits)
         self.store = Store(**shape, part_bits=part_bits)
         self.save = Save(**shape, part_bits=part_bits)
         super().__init__(
@@ -275,24 +278,34 @@ class Engine(wiring.Component):
         ]
         # Writers are 0 while they do not write, which saves a multiplexer as wide as a word. A word
         # of a LOAD waits for a cycle that no unit has claimed.
-        load_en = Signal()
+        load_en = Signal(len(memory.w_data) // len(load.w_data))
         load_addr = Signal.like(memory.w_addr, reset_less=True)
-        load_data = Signal.like(memory.w_data, reset_less=True)
+        load_data = Signal.like(load.w_data, reset_less=True)
         m.d.comb += load.w_ready.eq(~(conv.w_next | unfold.act_w_next | pool.act_w_next))
         m.d.sync += [load_en.eq(0), load_addr.eq(load.w_addr), load_data.eq(0)]
         with m.If(load.w_en & load.w_ready):
-            m.d.sync += [load_en.eq(1), load_data.eq(load.w_data)]
+            m.d.sync += [load_en.eq(1 << load.w_part), load_data.eq(load.w_data)]
+
+        def segments(parts) -> Cat:
+            """Return the enables of the memory's segments when some ``parts`` are written."""
+            return Cat(part.replicate(len(memory.w_en) // len(parts)) for part in parts)
+
         m.d.comb += [
             memory.w_en.eq(
-                conv.w_en | (unfold.act_w_en | pool.act_w_en | load_en).replicate(len(memory.w_en))
+                conv.w_en | segments(pool.act_w_en) | segments(unfold.act_w_en) | segments(load_en)
             ),
-            memory.w_data.eq(conv.w_data | unfold.act_w_data | pool.act_w_data | load_data),
+            memory.w_data.eq(
+                conv.w_data
+                | unfold.act_w_data
+                | pool.act_w_data
+                | load_data.replicate(len(load_en))
+            ),
             memory.w_addr.eq(conv.w_addr),
         ]
         for enable, address in (
             (unfold.act_w_en, unfold.act_w_addr),
-            (pool.act_w_en, pool.act_w_addr),
-            (load_en, load_addr),
+            (pool.act_w_en.any(), pool.act_w_addr),
+            (load_en.any(), load_addr),
         ):
             with m.If(enable):
                 m.d.comb += memory.w_addr.eq(address)

@@ -12,14 +12,17 @@ from hiddenfold.hw.actmem import READ_LATENCY
 class Pool(wiring.Component):
     """Writes the maximum over each window, lane word by lane word.
 
-    Order: output pixel, lane word, tap. One cycle per tap, also for taps outside the tensor, so an
-    instruction takes ``out_h * out_w * in_words * kernel**2`` cycles, and about 25 to begin and
-    end. The product ``in_w * in_words`` (words between rows) is made by shifting and adding.
+    Order: output pixel, lane word, part of it, tap. One cycle per tap, also for taps outside the
+    tensor, so an instruction takes ``out_h * out_w * in_words * parts * kernel**2`` cycles, and
+    about 25 to begin and end. The product ``in_w * in_words`` (words between rows) is made by
+    shifting and adding.
 
     Parameters
     ----------
     lanes, act_addr_bits
         Shape of activation words and memory.
+    part_lanes
+        Lanes that are compared at once: a word has ``lanes // part_lanes`` parts, a power of two.
 
     Members
     -------
@@ -32,11 +35,13 @@ class Pool(wiring.Component):
     act_w_next
         ``act_w_en`` of the next cycle.
     act_w_en, act_w_addr, act_w_data
-        Writes; data are 0 in other cycles, in which a LOAD may write.
+        Writes; bit ``i`` of ``act_w_en`` writes part ``i``, which ``act_w_data`` has in the place
+        of every part. Data are 0 in other cycles, in which a LOAD may write.
     """
 
-    def __init__(self, *, lanes: int, act_addr_bits: int):
-        self._lanes = lanes
+    def __init__(self, *, lanes: int, part_lanes: int, act_addr_bits: int):
+        self._part_lanes = part_lanes
+        self._parts = lanes // part_lanes
         self._addr_bits = act_addr_bits
         super().__init__(
             {
@@ -56,7 +61,7 @@ class Pool(wiring.Component):
                 "act_r_addr": Out(act_addr_bits),
                 "act_r_data": In(lanes * 8),
                 "act_w_next": Out(1),
-                "act_w_en": Out(1),
+                "act_w_en": Out(lanes // part_lanes),
                 "act_w_addr": Out(act_addr_bits),
                 "act_w_data": Out(lanes * 8),
             }
@@ -82,6 +87,7 @@ class Pool(wiring.Component):
         # Windows, rows of them and words after this one, minus one: the sign tells the last.
         windows, rows = (Signal(signed(isa.MAP_BITS + 1), name=n) for n in ("windows", "rows"))
         words = Signal(signed(isa.WORD_BITS + 1))
+        part = Signal(range(self._parts))
         ky, kx = Signal(4), Signal(4)
 
         most_taps = Signal.like(self.kernel, reset_less=True)  # long before it is needed
@@ -90,13 +96,14 @@ class Pool(wiring.Component):
         reading = Signal()
         inside = Signal()
         last_kx, last_ky = Signal(), Signal()
-        last_word, last_x, last_y = Signal(), Signal(), Signal()
+        last_part, last_word, last_x, last_y = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             inside.eq((tap_row < self.in_h) & (tap_col < self.in_w)),  # negative is large
             self.act_r_en.eq(reading & inside),
             self.act_r_addr.eq(tap),
             last_kx.eq(kx == most_taps),
             last_ky.eq(ky == most_taps),
+            last_part.eq(part == self._parts - 1),
             last_word.eq(words[-1]),
             last_x.eq(windows[-1]),
             last_y.eq(rows[-1]),
@@ -167,15 +174,17 @@ class Pool(wiring.Component):
                 with m.If(last_kx & last_ky):
                     following = Signal.like(window)
                     m.d.sync += [
-                        words.eq(words - 1),
+                        part.eq(part + 1),
                         window.eq(following),
                         ky.eq(0),
                         tap_y.eq(following),
                         tap.eq(following),
                         tap_row.eq(upper),
                     ]
-                    m.d.comb += following.eq(window + 1)
-                    with m.If(last_word):
+                    m.d.comb += following.eq(window + last_part)
+                    with m.If(last_part):
+                        m.d.sync += [part.eq(0), words.eq(words - 1)]
+                    with m.If(last_part & last_word):
                         next_left = Signal.like(left)
                         m.d.comb += [
                             next_left.eq(left + self.stride),
@@ -203,31 +212,35 @@ class Pool(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
 
-        # The flags travel with the read. A tap outside the tensor is no read and brings 0.
+        # Flags and part travel with the read. A tap outside the tensor is no read and brings 0.
         first, last = reading & (kx == 0) & (ky == 0), last_kx & last_ky & reading
         for stage in range(READ_LATENCY):
-            flags = [Signal(name=f"{name}_{stage}") for name in ("first", "last")]
-            m.d.sync += [flag.eq(before) for flag, before in zip(flags, (first, last), strict=True)]
-            first, last = flags
+            before = first, last, part
+            first, last = (Signal(name=f"{name}_{stage}") for name in ("first", "last"))
+            part = Signal.like(part, name=f"part_{stage}", reset_less=True)
+            m.d.sync += [a.eq(b) for a, b in zip((first, last, part), before, strict=True)]
             m.d.comb += pipeline[stage].eq(last)
         complete = Signal()
-        word = Signal.like(self.act_w_data, reset_less=True)
-        m.d.sync += [complete.eq(last), word.eq(0)]
-        for lane in range(self._lanes):
+        made = Signal.like(part, name="part_made", reset_less=True)
+        bits = self._part_lanes * 8
+        result = Signal(bits, reset_less=True)
+        values = self.act_r_data.word_select(part, bits)
+        m.d.sync += [complete.eq(last), made.eq(part), result.eq(0)]
+        for lane in range(self._part_lanes):
             best = Signal(8, name=f"best{lane}", reset_less=True)
-            value = self.act_r_data.word_select(lane, 8)
+            value = values.word_select(lane, 8)
             with m.If(complete):
-                m.d.sync += word.word_select(lane, 8).eq(best)
+                m.d.sync += result.word_select(lane, 8).eq(best)
             with m.If(first | (value > best)):
                 m.d.sync += best.eq(value)
         address = Signal(self._addr_bits)
         m.d.comb += [
             pipeline[-1].eq(complete),
             self.act_w_next.eq(complete),
-            self.act_w_data.eq(word),
+            self.act_w_data.eq(result.replicate(self._parts)),
         ]
-        m.d.sync += [self.act_w_en.eq(complete), self.act_w_addr.eq(address)]
-        with m.If(complete):
+        m.d.sync += [self.act_w_en.eq(complete << made), self.act_w_addr.eq(address)]
+        with m.If(complete & (made == self._parts - 1)):
             m.d.sync += address.eq(address + 1)
         with m.If(self.start):
             m.d.sync += address.eq(self.dst)

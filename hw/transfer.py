@@ -32,8 +32,9 @@ class Load(wiring.Component):
 
     Parameters
     ----------
-    lanes, bus_bits, act_addr_bits
-        Shape of activation words, bus and activation memory; ``8 * lanes >= bus_bits``.
+    lanes, bus_bits, part_bits, act_addr_bits
+        Shape of activation words, bus, what is written of a word at once, and activation memory;
+        ``8 * lanes >= part_bits >= bus_bits``.
 
     Members
     -------
@@ -43,12 +44,13 @@ class Load(wiring.Component):
         Transfers taken whose last word has not been written.
     cmd, data
         Port of the read channel.
-    w_en, w_addr, w_data, w_ready
-        Writes of whole words; one is made in a cycle with ``w_en`` and ``w_ready``.
+    w_en, w_addr, w_part, w_data, w_ready
+        Writes of parts of words; one is made in a cycle with ``w_en`` and ``w_ready``.
     """
 
-    def __init__(self, *, lanes: int, bus_bits: int, act_addr_bits: int):
+    def __init__(self, *, lanes: int, bus_bits: int, part_bits: int, act_addr_bits: int):
         self._beats = lanes * 8 // bus_bits
+        self._parts = lanes * 8 // part_bits
         self._layout = transfer_layout(act_addr_bits)
         super().__init__(
             {
@@ -58,7 +60,8 @@ class Load(wiring.Component):
                 "data": In(stream.Signature(bus_bits)),
                 "w_en": Out(1),
                 "w_addr": Out(act_addr_bits),
-                "w_data": Out(lanes * 8),
+                "w_part": Out(range(self._parts)),
+                "w_data": Out(part_bits),
                 "w_ready": In(1),
             }
         )
@@ -83,26 +86,29 @@ class Load(wiring.Component):
         ]
         m.d.sync += self.unfinished.eq(self.unfinished + push - done)
 
-        # Word number ``word`` of the transfer.
+        # Part ``w_part`` of word number ``word`` of the transfer.
         m.submodules.joiner = joiner = Joiner(
             in_bits=len(self.data.payload), out_bits=len(self.w_data)
         )
         connect(m, flipped(self.data), joiner.i)
         word = Signal(len(self.i.p.words))
-        last_word = Signal()
+        last_part, last_word = Signal(), Signal()
         write = Signal()
         m.d.comb += [
             self.w_en.eq(joiner.o.valid),
             self.w_data.eq(joiner.o.payload),
             joiner.o.ready.eq(self.w_ready),
+            last_part.eq(self.w_part == self._parts - 1),
             last_word.eq(word == arriving.o.p.words),
             write.eq(self.w_en & self.w_ready),
             self.w_addr.eq(arriving.o.p.word + word),
-            done.eq(write & last_word),
+            done.eq(write & last_word & last_part),
             arriving.o.ready.eq(done),
         ]
         with m.If(write):
-            m.d.sync += word.eq(Mux(last_word, 0, word + 1))
+            m.d.sync += self.w_part.eq(self.w_part + 1)  # a power of two
+            with m.If(last_part):
+                m.d.sync += word.eq(Mux(last_word, 0, word + 1))
         return m
 
 

@@ -71,7 +71,7 @@ async def run_instruction(ctx, dut, kernel, stride, height, width, words, **chan
     } | changes
     for name, value in fields.items():
         ctx.set(getattr(dut, name), value)
-    writes = []
+    writes, pieces = [], []
     cycles = after = 0
     end = False
     while after < 50:
@@ -82,37 +82,47 @@ async def run_instruction(ctx, dut, kernel, stride, height, width, words, **chan
         assert not (end and (done or en)), "surplus after the end"
         assert en or not word, "data beside those of a LOAD"
         if en:
-            writes.append((place, word))
+            # A part of a word lies in the place of every part; those of a word come in order.
+            parts = len(dut.act_w_en)
+            bits = len(dut.act_w_data) // parts
+            part = word & ((1 << bits) - 1)
+            assert word == sum(part << bits * place for place in range(parts))
+            assert en == 1 << len(pieces)
+            pieces.append(part << bits * len(pieces))
+            if len(pieces) == parts:
+                writes.append((place, sum(pieces)))
+                pieces.clear()
         cycles += not end
         after += end
         end |= bool(done)
         assert cycles < 30000
+    assert not pieces
     return writes, cycles
 
 
 CASES = [
-    # kernel, stride, height, width, lane words, lanes
-    (3, 2, 8, 8, 1, 16),
-    (3, 2, 7, 5, 2, 8),
-    (3, 1, 4, 5, 3, 8),
-    (1, 1, 3, 4, 2, 8),
-    (1, 2, 5, 4, 1, 64),
-    (5, 1, 4, 6, 1, 8),
-    (5, 2, 5, 5, 2, 8),
-    (7, 2, 9, 8, 1, 8),
-    (7, 1, 2, 3, 2, 32),
-    (3, 2, 1, 1, 1, 8),
-    (7, 2, 1, 1, 4, 8),
-    (3, 1, 1, 6, 1, 8),
-    (3, 2, 6, 1, 2, 8),
-    (3, 2, 2, 2, 5, 8),
+    # kernel, stride, height, width, lane words, lanes, parts of a word
+    (3, 2, 8, 8, 1, 16, 1),
+    (3, 2, 7, 5, 2, 8, 1),
+    (3, 1, 4, 5, 3, 8, 1),
+    (1, 1, 3, 4, 2, 8, 2),
+    (1, 2, 5, 4, 1, 64, 8),
+    (5, 1, 4, 6, 1, 8, 4),
+    (5, 2, 5, 5, 2, 8, 1),
+    (7, 2, 9, 8, 1, 8, 1),
+    (7, 1, 2, 3, 2, 32, 2),
+    (3, 2, 1, 1, 1, 8, 8),
+    (7, 2, 1, 1, 4, 8, 1),
+    (3, 1, 1, 6, 1, 8, 8),
+    (3, 2, 6, 1, 2, 8, 1),
+    (3, 2, 2, 2, 5, 8, 4),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_loops(case):
-    kernel, stride, height, width, words, lanes = case
-    dut = Pool(lanes=lanes, act_addr_bits=10)
+    kernel, stride, height, width, words, lanes, parts = case
+    dut = Pool(lanes=lanes, part_lanes=lanes // parts, act_addr_bits=10)
     tensor = random_tensor(random.Random(str(case)), height, width, words, lanes)
     # Reads of anything but the tensor are an error of the memory's (KeyError).
     memory = ActivationReads(dut, dict(enumerate(words_of(tensor), SRC)))
@@ -123,7 +133,7 @@ def test_against_loops(case):
         assert writes == list(enumerate(expected, DST))
         out_h, setup = (height - 1) // stride + 1, width.bit_length() + kernel // 2
         # Start, last step of the product and of the corner; a cycle per output row; the pipeline.
-        assert cycles == len(expected) * kernel**2 + out_h + setup + 3 + 4
+        assert cycles == len(expected) * parts * kernel**2 + out_h + setup + 3 + 4
 
     simulate(dut, testbench, memory.run)
 
@@ -131,7 +141,7 @@ def test_against_loops(case):
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_stripes_make_the_whole_map(kernel, stride):
-    dut = Pool(lanes=8, act_addr_bits=10)
+    dut = Pool(lanes=8, part_lanes=2, act_addr_bits=10)
     height, width, rows = 11, 4, 2
     tensor = random_tensor(random.Random(kernel), height, width, 2, 8)
     words: dict[int, int] = {}
@@ -154,7 +164,7 @@ def test_stripes_make_the_whole_map(kernel, stride):
 
 
 def test_one_instruction_after_the_other():
-    dut = Pool(lanes=8, act_addr_bits=10)
+    dut = Pool(lanes=8, part_lanes=2, act_addr_bits=10)
     generator = random.Random(3)
     shapes = [(3, 2, 6, 7, 1), (1, 1, 2, 2, 3), (5, 1, 3, 4, 2), (3, 2, 1, 1, 1)]
     words: dict[int, int] = {}

@@ -31,13 +31,13 @@ class Bench(Elaboratable):
         address_bits = 8
         self.memory = ActivationMemory(
             lanes=lanes,
-            write_lanes=lanes // 2,
+            write_lanes=part_bits // 8,
             part_bits=part_bits,
             banks=4,
             bank_words=WORDS // 4,
         )
         shape = {"lanes": lanes, "bus_bits": bus_bits, "act_addr_bits": address_bits}
-        self.load = Load(**shape)
+        self.load = Load(**shape, part_bits=part_bits)
         self.save = Save(**shape, part_bits=part_bits)
         self.reader = ReadChannel(ports=1, data_bits=bus_bits, depths=(64,))
         self.saver = WriteChannel(data_bits=bus_bits)
@@ -71,9 +71,9 @@ class Bench(Elaboratable):
             save.room.eq(self.saver.room),
             save.idle.eq(self.saver.idle),
             load.w_ready.eq(~self.busy_w & ~self.setup_en),
-            memory.w_en.eq(((load.w_en & load.w_ready) | self.setup_en).replicate(2)),
+            memory.w_en.eq((load.w_en & load.w_ready) << load.w_part),
             memory.w_addr.eq(Mux(self.setup_en, self.address, load.w_addr)),
-            memory.w_data.eq(Mux(self.setup_en, self.setup_data, load.w_data)),
+            memory.w_data.eq(load.w_data.replicate(len(memory.w_en))),
             memory.a_en.eq(self.busy_a),
             memory.a_addr.eq(self.address),
             memory.b_en.eq(self.busy_b | save.r_en),
@@ -82,6 +82,8 @@ class Bench(Elaboratable):
             save.r_ready.eq(memory.b_ready & ~self.busy_b),
             save.r_data.eq(memory.b_data),
         ]
+        with m.If(self.setup_en):
+            m.d.comb += [memory.w_en.eq(-1), memory.w_data.eq(self.setup_data)]
         for name, member in self.reader.signature.members.items():
             if name.startswith("m_axi_"):
                 inner, outer = getattr(self.reader, name), getattr(self, name)
