@@ -2,6 +2,7 @@
 """Predictions of the compiler against the counters of the generated accelerator."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hiddenfold.gen.compile import compile_model
 from hiddenfold.gen.target import Target
 from hiddenfold.sw.driver.accelerator import Accelerator
 from hiddenfold.sw.driver.profile import MEASURED, profile
+from hiddenfold.sw.verify import Comparison, compare_run
+from hiddenfold.verif.golden.model import Golden
 from hiddenfold.verif.golden.random_networks import Limits, random_image, random_model
 
 TARGET = Target.load("sim-tiny")
@@ -26,9 +29,9 @@ def accelerator():
         yield opened
 
 
-def check(accelerator, model, seed, external, *, batch=1, **options):
+def check(accelerator, model, seed, external, *, batch=1, target=TARGET, **options):
     """Run a batch and compare all that was predicted of it; return the program."""
-    program = compile_model(model, TARGET, batch=batch, external=external, **options)
+    program = compile_model(model, target, batch=batch, external=external, **options)
     images = np.stack([random_image(np.random.default_rng(seed), *model.image)] * batch)
     accelerator.device.configure(read_latency=external.latency, beat_interval=external.interval)
     accelerator.load(program)
@@ -101,6 +104,34 @@ def test_logits_wait_for_a_narrow_port(accelerator, seed, batch):
 def test_traced_networks(accelerator, seed, batch, memory):
     model = random_model(seed, Limits.of(TARGET, max_macs=300_000, frozen=True))
     check(accelerator, model, seed, MEMORIES[memory], batch=batch, trace=True)
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory):
+    """An accelerator that drains, pools and loads words part by part."""
+    path = tmp_path_factory.mktemp("target") / "parts.toml"
+    text = (Path(__file__).parents[2] / "targets" / "sim-tiny.toml").read_text()
+    path.write_text(text.replace('"sim-tiny"', '"parts"') + "drain_rows = 2\n")
+    with Accelerator.open(f"rtl:{path}") as opened:
+        yield opened, Target.load(path)
+
+
+@pytest.mark.parametrize("memory", ("plain", "narrow"))
+@pytest.mark.parametrize(("seed", "act_words"), ((209, None), (221, None), (19, 256), (18, 128)))
+def test_words_in_parts(in_parts, seed, act_words, memory):
+    """Pools and, with few words of activation memory, loads; also of which value is where."""
+    accelerator, target = in_parts
+    assert target.hardware_parameters()["drain_rows"] == 2
+    size = {"act_bank_words": 1 << 14} if act_words else {}
+    model = random_model(seed, Limits.of(replace(target, **size), max_macs=300_000, frozen=True))
+    options = {"target": target, "act_words": act_words}
+    program = check(accelerator, model, seed, MEMORIES[memory], **options)
+    assert bool(program.predicted_bytes_spilled) == bool(act_words)
+    assert act_words or any(layer["op"] == "maxpool" for layer in program.layers)
+    images = random_image(np.random.default_rng(seed), *model.image)[None]
+    result = Comparison()
+    compare_run(accelerator, program, images, Golden(model).trace(images), result)
+    assert result.mismatches == 0, result.first
 
 
 @pytest.mark.parametrize("seed", (204, 19))
