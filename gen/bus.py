@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """When data arrive: a model of the read channel and of external memory, burst by burst.
 
-Several ports share the bus, as in `hw/axi_read.py`: each has commands, which become bursts as soon
-as the port's FIFO has room for them. All data come in the order of the bursts. Times are clock
-cycles since the start of a run.
+Several ports share the bus, as in `hw/axi_read.py`: each has commands, which become bursts, one
+after the other, as soon as the port's FIFO has room for the longest burst. All data come in the
+order of the bursts. Times are clock cycles since the start of a run.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from hiddenfold.hw import isa
 
 __all__ = ["AFFINE", "FETCH", "HALF_AFFINE", "IMAGE", "LOAD", "MASKS", "Bus", "Memory", "Port"]
 
-#: Ports in the order of their priority, and the beats that their FIFOs hold.
+#: Ports in the order of their priority, and the beats that their FIFOs hold; instructions are taken
+#: as they come.
 FETCH, AFFINE, MASKS, IMAGE, LOAD = range(5)
-_DEPTHS = (16, 64, 256, 64, 128)
+_DEPTHS = (0, 64, 256, 64, 128)
 #: Beats of constants after which room in their FIFO is made known: only long tables have more.
 HALF_AFFINE = _DEPTHS[AFFINE] // 2
 #: Longest burst, and bursts that may be unfinished.
 _BURST = 32
 _OUTSTANDING = 8
-#: Cycles from a command to its first burst, and from a burst to the next of the same command.
-_SPLIT = 4
+#: Cycles from a command, or its room, or another burst's end, to a burst.
+_SPLIT = 3
+#: Cycles from a burst to the next one, of whichever port.
+_TURN = 4
 #: Cycles from a burst to the first beat besides the latency of the memory.
 _ADDRESS = 2
 #: Cycles from a beat on the bus to the port's consumer.
 ARRIVE = 4
 #: Cycles from a beat that leaves the FIFO to the burst that takes its room.
-_ROOM = 2
+_ROOM = 1 + _SPLIT
 
 
 class Memory(NamedTuple):
@@ -55,11 +58,10 @@ class Port:
     def __init__(self, depth: int, interval: int) -> None:
         self._depth = depth
         self._interval = interval
-        self._longest = min(_BURST, depth)
         #: Cycle from which on it is asked for, beats, and how many such commands follow.
         self._commands: deque[list[int]] = deque()
         self._left = 0
-        self._splitter = 0
+        self._ready = 0
         self._taken: deque[tuple[int, int]] = deque()
         self._last_taken = (0, 0)
         #: What takes the beats of a burst by itself: called with the numbers of its first beat and
@@ -89,14 +91,14 @@ class Port:
             if not self._commands:
                 return None
             command = self._commands[0]
-            self._splitter = max(self._splitter, command[0]) + _SPLIT
+            self._ready = command[0] + _SPLIT
             self._left = command[1]
             command[2] -= 1
             if not command[2]:
                 self._commands.popleft()
-        need = self.issued + min(self._left, self._longest) - self._depth
-        if need <= 0:
-            return self._splitter
+        need = self.issued + _BURST - self._depth
+        if need <= 0 or not self._depth:
+            return self._ready
         self._follow(need)
         while self._taken and self._taken[0][0] < need:
             self._last_taken = self._taken.popleft()
@@ -105,7 +107,7 @@ class Port:
         (before, start), (beats, cycle) = self._last_taken, self._taken[0]
         start = min(start, cycle)
         share = (need - before) / max(beats - before, 1)
-        return max(self._splitter, start + int((cycle - start) * share) + _ROOM)
+        return max(self._ready, start + int((cycle - start) * share) + _ROOM)
 
     def _follow(self, beats: int) -> None:
         """Let the beats below number `beats` be taken, as far as they have been asked for."""
@@ -122,9 +124,8 @@ class Port:
 
     def begin(self, cycle: int, first: int) -> int:
         """The next burst begins; its first beat comes in cycle `first`. Returns its length."""
-        beats = min(self._left, self._longest)
+        beats = min(self._left, _BURST)
         self._left -= beats
-        self._splitter = cycle + (_SPLIT if self._left else 1)
         self.bursts.append(_Burst(self.issued, self.issued + beats, first))
         if self.follow is not None:
             last = first + (beats - 1) * self._interval
@@ -139,7 +140,7 @@ class Bus:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self.ports = [Port(depth, memory.interval) for depth in _DEPTHS]
-        self._begun = -1
+        self._begun = -_TURN
         self._free = 0
         self._ends: deque[int] = deque([-1] * _OUTSTANDING, maxlen=_OUTSTANDING)
 
@@ -169,7 +170,7 @@ class Bus:
 
     def _step(self, until: int | None) -> bool:
         """Begin the next burst of all; False if there is none, or none up to a cycle."""
-        soonest = max(self._begun, self._ends[0]) + 1
+        soonest = max(self._begun + _TURN, self._ends[0] + 1 + _SPLIT)
         best: tuple[int, Port] | None = None
         for port in self.ports:
             cycle = port.offer()

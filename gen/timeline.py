@@ -28,8 +28,9 @@ from hiddenfold.sw.shapes import Execution
 
 __all__ = ["Forecast", "Spent", "forecast", "unrolled"]
 
-#: Cycles from the first beat of an instruction to the cycle in which it can be looked at.
-_FETCHED = 12
+#: Cycles from the first beat of an instruction to the cycle in which it can be looked at, by the
+#: width of the bus: wide beats wait in a FIFO.
+_FETCHED = {64: 9, 128: 12}
 #: From there, or from the end of the instruction before, to its start.
 _DISPATCH = 4
 #: From the end of the last mask to the command for those of the next CONV.
@@ -190,7 +191,8 @@ class _Machine:
         begin = bus.arrival(FETCH, first)
         last = bus.arrival(FETCH, first + beats - 1)
         bus.ports[FETCH].take(first + beats, last)
-        return max(begin + _FETCHED, last + _FETCHED - isa.WORDS + 8 // beats)
+        fetched = _FETCHED[self._target.bus_bits]
+        return max(begin + fetched, last + fetched - isa.WORDS + 8 // beats)
 
     def _dispatch(self, fetched: int, free: int) -> int:
         return max(fetched, free) + _DISPATCH

@@ -6,7 +6,7 @@ single ID, use INCR bursts of whole bus beats that never cross 4 KiB, and stop b
 first error (docs/spec.md section 9): no burst begins after it, and those begun are finished.
 """
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -119,13 +119,16 @@ def address_constants(component, channel: str, data_bits: int) -> list:
     ]
 
 
-def burst_limit(m: Module, address: Value, max_burst: int, beat_bits: int) -> Signal:
-    """Return the longest burst that may start at ``address``: up to 4 KiB, at most max_burst."""
-    boundary_beats = _BOUNDARY >> beat_bits
-    until_boundary = Signal(range(boundary_beats + 1))
-    longest = Signal(range(max_burst + 1))
-    m.d.comb += [
-        until_boundary.eq(boundary_beats - address[beat_bits : exact_log2(_BOUNDARY)]),
-        longest.eq(Mux(until_boundary < max_burst, until_boundary, max_burst)),
-    ]
-    return longest
+def burst_limit(beat: Value, max_burst: int, beat_bits: int) -> Value:
+    """Return AxLEN of the longest burst from ``beat`` on, an address in beats of 2^beat_bits bytes.
+
+    It ends at the next 4 KiB boundary at the latest.
+    """
+    after = ~beat[: exact_log2(_BOUNDARY) - beat_bits]  # beats from the next one to the boundary
+    bits = exact_log2(max_burst)
+    return after[:bits] | after[bits:].any().replicate(len(after[:bits]))
+
+
+def add(a: Value, b: Value, carry: Value) -> Value:
+    """Return ``a + b + carry``, with a carry of one bit, in one adder."""
+    return (Cat(carry, a) + Cat(carry, b).as_signed())[1:]

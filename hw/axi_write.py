@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """AXI4 master that appends to memory."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hiddenfold.hw.axi import address_constants, axi4_write_ports, burst_limit, check_channel
+from hiddenfold.hw.axi import (
+    add,
+    address_constants,
+    axi4_write_ports,
+    burst_limit,
+    check_channel,
+)
 from hiddenfold.hw.fifo import StreamFifo
 
 
@@ -73,23 +79,25 @@ class WriteChannel(wiring.Component):
         depth = 2 * self._max_burst
         beat_bits = exact_log2(self._data_bits // 8)
         m.submodules.fifo = fifo = StreamFifo(shape=self._data_bits, depth=depth)
-        # As in BurstSplitter, 2^32 is above every limit.
+        # As in BurstMaker, 2^32 is above every limit.
         pointer = Signal(33)
         end = Signal(33)
         limit = Signal(33)
-        longest = Signal(range(self._max_burst + 1))
-        beats = Signal.like(longest)
+        longest = Signal(exact_log2(self._max_burst))  # AWLEN of the longest burst from there on
+        length = Signal.like(longest)
         # Beats taken and not yet given to a burst: FIFO memory, read stage, output register.
         level = Signal(range(depth + 3))
-        w_left = Signal.like(longest)
+        w_left = Signal(range(self._max_burst + 1))
         sending = Signal()  # w_left is not 0
         unanswered = Signal(range(self._outstanding + 1))
         halted = Signal()
         sender_free = Signal()
         begin = Signal()
         beat = Signal()
+        minus_beats = Signal(signed(len(length) + 1))
         wiring.connect(m, wiring.flipped(self.i), fifo.i)
         m.d.comb += [
+            minus_beats.eq((~Cat(length, Const(0, 1))).as_signed()),
             self.room.eq(fifo.room),
             *address_constants(self, "aw", self._data_bits),
             halted.eq(self.stop | self.error_bus | self.error_window),
@@ -104,8 +112,8 @@ class WriteChannel(wiring.Component):
             self.m_axi_bready.eq(1),
         ]
         m.d.sync += [
-            longest.eq(burst_limit(m, pointer, self._max_burst, beat_bits)),
-            level.eq(level + (self.i.valid & self.i.ready) - Mux(begin, beats, 0)),
+            longest.eq(burst_limit(pointer[beat_bits:], self._max_burst, beat_bits)),
+            level.eq(add(level, Mux(begin, minus_beats, 0), self.i.valid & self.i.ready)),
             unanswered.eq(unanswered + begin - (self.m_axi_bvalid & (unanswered != 0))),
             self.beat.eq(beat),
         ]
@@ -119,14 +127,14 @@ class WriteChannel(wiring.Component):
             with m.State("LENGTH"):  # ``longest`` follows ``pointer`` by a cycle
                 m.next = "GATHER"
             with m.State("GATHER"):
-                with m.If(level >= longest):
-                    m.d.sync += beats.eq(longest)
+                with m.If(level > longest):
+                    m.d.sync += length.eq(longest)
                     m.next = "END"
                 with m.Elif(self.flush & (level != 0)):
-                    m.d.sync += beats.eq(level)
+                    m.d.sync += length.eq(level - 1)
                     m.next = "END"
             with m.State("END"):
-                m.d.sync += end.eq(pointer + (beats << beat_bits))
+                m.d.sync += end.eq(pointer - (minus_beats << beat_bits))
                 m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If((end > limit) | pointer[32]):
@@ -138,8 +146,8 @@ class WriteChannel(wiring.Component):
                     m.d.sync += [
                         self.m_axi_awvalid.eq(1),
                         self.m_axi_awaddr.eq(pointer),
-                        self.m_axi_awlen.eq(beats - 1),
-                        w_left.eq(beats),
+                        self.m_axi_awlen.eq(length),
+                        w_left.eq(length + 1),
                         sending.eq(1),
                         pointer.eq(end),
                     ]

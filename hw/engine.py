@@ -23,6 +23,8 @@ from hiddenfold.hw.unfold import Unfold
 #: FIFO depths (beats) of the read ports: instructions, affine stream, masks, image, loads. The mask
 #: port's covers 40 cycles of memory latency at one beat a cycle with two bursts to spare.
 READ_DEPTHS = (16, 64, 256, 64, 128)
+#: Windows of the read ports: memory image, image, scratch.
+READ_WINDOWS = (0, 0, 0, 1, 2)
 MASK_PORT = 2
 
 
@@ -83,8 +85,10 @@ class Engine(wiring.Component):
         self.reader = ReadChannel(
             ports=len(READ_DEPTHS),
             data_bits=bus_bits,
-            depths=READ_DEPTHS,
+            # An instruction that comes in words of 64 bits is taken as it comes.
+            depths=(0 if bus_bits == 64 else READ_DEPTHS[0], *READ_DEPTHS[1:]),
             count_bits=(bits_for(most[0]), bits_for(most[1]), 24, bits_for(most[2]), 24),
+            windows=READ_WINDOWS,
         )
         self.writer = WriteChannel(data_bits=bus_bits)
         self.saver = WriteChannel(data_bits=bus_bits, max_burst=32)
@@ -317,9 +321,17 @@ class Engine(wiring.Component):
             m.d.sync += end.eq(getattr(self, name) + getattr(self, f"{name}_size"))
             return end
 
-        program_end, scratch_end = end_of("program"), end_of("scratch")
-        # Windows of the ports that do not read the program: images and loads.
-        windows = {3: (self.image, end_of("image")), 4: (self.scratch, scratch_end)}
+        scratch_end = end_of("scratch")
+        windows = (
+            (self.program, end_of("program")),
+            (self.image, end_of("image")),
+            (self.scratch, scratch_end),
+        )
+        for number, (base, limit) in enumerate(windows):
+            m.d.comb += [
+                getattr(reader, f"base{number}").eq(base),
+                getattr(reader, f"limit{number}").eq(limit),
+            ]
         for port, (cmd, data) in enumerate(
             (
                 (sequencer.cmd, sequencer.data),
@@ -331,11 +343,6 @@ class Engine(wiring.Component):
         ):
             connect(m, cmd, getattr(reader, f"cmd{port}"))
             connect(m, getattr(reader, f"data{port}"), data)
-            base, limit = windows.get(port, (self.program, program_end))
-            m.d.comb += [
-                getattr(reader, f"base{port}").eq(base),
-                getattr(reader, f"limit{port}").eq(limit),
-            ]
         m.d.comb += [
             writer.start.eq(self.start),
             writer.address.eq(self.output),

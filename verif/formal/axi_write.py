@@ -16,7 +16,7 @@ def harness(*, longest: int = 4, outstanding: int = 2) -> tuple[Module, list]:
     m = Module()
     m.submodules.dut, inner = open_up(dut)
     pointer, end, limit = inner["pointer"], inner["end"], inner["limit"]
-    beats, level, w_left = inner["beats"], inner["level"], inner["w_left"]
+    beats, level, w_left = inner["length"] + 1, inner["level"], inner["w_left"]
     unanswered, begin = inner["unanswered"], inner["begin"]
     w_beat = dut.m_axi_wvalid & dut.m_axi_wready
 
@@ -82,13 +82,11 @@ def harness(*, longest: int = 4, outstanding: int = 2) -> tuple[Module, list]:
     until_boundary = _BOUNDARY - pointer[:12]
     with m.If(inner.state("fsm", "GATHER") & started & ~before(m, dut.start)):
         m.d.comb += [
-            Assert(inner["longest"] << beat_bits <= until_boundary),
-            Assert(inner["longest"] <= longest),
-            Assert(inner["longest"] != 0),
+            Assert((inner["longest"] + 1) << beat_bits <= until_boundary),
+            Assert(inner["longest"] < longest),
         ]
     with m.If(inner.state("fsm", "END", "CHECK", "SEND")):
         m.d.comb += [
-            Assert(beats != 0),
             Assert(beats <= level),
             Assert(beats <= longest),
             Assert(beats << beat_bits <= until_boundary),

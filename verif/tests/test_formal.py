@@ -2,7 +2,7 @@
 """The proofs hold, and the prover sees what does not."""
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cover, Module, Signal
+from amaranth.hdl import Assert, Assume, Const, Cover, Module, Signal
 
 from hiddenfold.hw import axi_read as read_channel
 from hiddenfold.hw import axi_write as write_channel
@@ -75,8 +75,8 @@ def test_assert_stable(withdrawn, tmp_path):
     ("proof", "module"), [(axi_read, read_channel), (axi_write, write_channel)]
 )
 def test_burst_across_4_kib_is_found(proof, module, tmp_path, monkeypatch):
-    def forgets_the_boundary(m, address, max_burst, beat_bits):
-        return Signal(range(max_burst + 1), init=max_burst)
+    def forgets_the_boundary(beat, max_burst, beat_bits):
+        return Const(max_burst - 1, range(max_burst))
 
     monkeypatch.setattr(module, "burst_limit", forgets_the_boundary)
     assert not prove(*proof.harness(), tmp_path, depth=4).proved

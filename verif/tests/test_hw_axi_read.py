@@ -137,9 +137,57 @@ def test_read_sustains_a_beat_per_cycle(latency):
         cycles.append(await collector.wait(ctx, beats, 3000))
 
     simulate(dut, testbench, memory.run_reads, collector.run, counter.run)
-    # 8 cycles of pipeline before the first address and behind the last beat, then no gap.
-    assert cycles == [beats + latency + 8]
+    # 6 cycles of pipeline before the first address and behind the last beat, then no gap.
+    assert cycles == [beats + latency + 6]
     assert counter.values == [beats, latency]
+
+
+@pytest.mark.parametrize("latency", [1, 40])
+def test_read_without_a_fifo(latency):
+    """What is always taken needs no FIFO, and waits for no room; ports may share a window."""
+    dut = ReadChannel(ports=3, data_bits=64, depths=(0, 16, 16), windows=(0, 0, 1), max_burst=16)
+    memory = AxiMemory(dut, CONTENT, base=BASE, data_bits=64, latency=latency)
+    collectors = [Collector(getattr(dut, f"data{i}")) for i in range(3)]
+
+    async def testbench(ctx):
+        open_windows(ctx, dut, 2)
+        for i in range(3):
+            await send(ctx, getattr(dut, f"cmd{i}"), [{"address": BASE + 8 * i, "beats": 300}])
+        for collector in collectors:
+            await collector.wait(ctx, 300, 3000)
+        await settle(ctx, dut)
+        assert not ctx.get(dut.error_window)
+        ctx.set(dut.limit0, BASE + 8)
+        await send(ctx, dut.cmd1, [{"address": BASE, "beats": 2}])
+        await wait_until(ctx, dut.error_window)
+        assert ctx.get(dut.error_ports) == 0b010
+
+    simulate(dut, testbench, memory.run_reads, *(collector.run for collector in collectors))
+    for i, collector in enumerate(collectors):
+        assert collector.received == beats_at(BASE + 8 * i, 300, 64)
+
+
+@pytest.mark.parametrize(
+    ("count_bits", "longest"), [((24, 24), 8), ((24, 4), 8), ((24, 3), 32), ((6, 3), 32)]
+)
+def test_read_short_fifo_bounds_bursts(count_bits, longest):
+    """A FIFO bounds the bursts of all ports, unless it holds its port's longest command."""
+    dut = ReadChannel(ports=2, data_bits=64, depths=(32, 8), count_bits=count_bits)
+    memory = AxiMemory(dut, CONTENT, base=BASE, data_bits=64)
+    collectors = [Collector(dut.data0), Collector(dut.data1)]
+
+    async def testbench(ctx):
+        open_windows(ctx, dut, 2)
+        await send(ctx, dut.cmd0, [{"address": BASE, "beats": 63}])
+        await send(ctx, dut.cmd1, [{"address": BASE + 4096 - 8 * n, "beats": 7} for n in range(8)])
+        for collector, beats in zip(collectors, (63, 56), strict=True):
+            await collector.wait(ctx, beats, 3000)
+
+    simulate(dut, testbench, memory.run_reads, *(collector.run for collector in collectors))
+    assert max(burst.beats for burst in memory.reads) == longest
+    assert collectors[1].received == [
+        word for n in range(8) for word in beats_at(BASE + 4096 - 8 * n, 7, 64)
+    ]
 
 
 def test_read_short_commands_overlap():
@@ -235,7 +283,8 @@ def test_read_window(address, beats, base, limit, good_bursts):
         await send(ctx, dut.cmd1, [{"address": address, "beats": beats}])
         await wait_until(ctx, dut.error_window)
         # The other port is stopped as well.
-        await send(ctx, dut.cmd0, [{"address": BASE + 256, "beats": 1}])
+        ctx.set(dut.cmd0.payload, {"address": BASE + 256, "beats": 1})
+        ctx.set(dut.cmd0.valid, 1)
         await settle(ctx, dut)
         assert ctx.get(dut.error_window) and not ctx.get(dut.error_bus)
 
