@@ -91,7 +91,7 @@ def simulator_library(
         Path(__file__).read_text(encoding="utf-8"),
         repr((bus_bits, trace, flags, verilator_flags, mutants)),
         f"{verilator.version} {compiler.path} {compiler.version}",
-        _processor(),
+        processor(),
     )
 
     def make(folder: Path) -> None:
@@ -151,7 +151,7 @@ def _package_folder(name: str) -> Path:
     return Path(importlib.import_module(f"hiddenfold.{name}").__path__[0])
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return what ``-march=native`` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiddenfold.sw import signs
+from hiddenfold.sw.search import kernels
 from hiddenfold.sw.search.activation import Activation, activation
 from hiddenfold.sw.search.settings import SHORTCUT_BITS, ModelConfig, StageConfig
 from hiddenfold.sw.search.supermask import MaskedConv2d, top_k_mask
@@ -155,12 +156,29 @@ class Block(nn.Module):
             residual = x
             if self.shortcut is not None and self.shortcut_norm is not None:
                 added = self.shortcut_activation
-                residual = added(self.shortcut_norm(self.shortcut(x)))
+                residual = _finished(self.shortcut(x), self.shortcut_norm, added)
             for i, conv in enumerate(self.convs):
-                x = norms[i](conv(x, weights[i]))
-                x = activations[i](x) if i < last else activations[i](x.add_(residual), added)
+                x = conv(x, weights[i])
+                if i < last:
+                    x = _finished(x, norms[i], activations[i])
+                else:
+                    x = _finished(x, norms[i], activations[i], residual, added)
             added = activations[last]
         return x
+
+
+def _finished(
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    act: Activation,
+    residual: Tensor | None = None,
+    added: Activation | None = None,
+) -> Tensor:
+    """What follows a convolution: batch norm, a residual that `added` made, activation."""
+    if type(act) is Activation and kernels.normalizes(norm, x):
+        return kernels.normalize(norm, x, residual, relu=not act.signed)
+    x = norm(x)
+    return act(x) if residual is None else act(x.add_(residual), added)
 
 
 class FoldedResNet(nn.Module):
@@ -215,7 +233,7 @@ class FoldedResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
         self.select()
-        x = self.stem_activation(self.stem_norm(self.stem(x)))
+        x = _finished(self.stem(x), self.stem_norm, self.stem_activation)
         if self.config.stem.pool:
             x = F.max_pool2d(x, 3, 2, 1)
         for blocks in self.stages:

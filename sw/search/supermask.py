@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiddenfold.sw import frozen, signs
-from hiddenfold.sw.search import small_maps, winograd
+from hiddenfold.sw.search import kernels, small_maps, winograd
 from hiddenfold.sw.search.generators import weight_signs
 from hiddenfold.sw.shapes import WeightShape
 
@@ -82,26 +82,25 @@ def _masked(weights: Tensor, mask: Tensor) -> Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """weights * mask forward, in the type of `cast`; the gradient times the weights backward.
-
-    `weights` are float32, `cast` the same in the computing type.
-    """
+    """`selected` (weights * mask) forward; the gradient times the weights backward."""
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, weights: Tensor, cast: Tensor, mask: Tensor, magnitude: bool
+        ctx: Any, scores: Tensor, weights: Tensor, selected: Tensor, magnitude: bool
     ) -> Tensor:
-        ctx.save_for_backward(scores if magnitude else scores.new_empty(0), weights)
-        ctx.magnitude = magnitude
-        return _masked(cast, mask)
+        ctx.save_for_backward(scores if magnitude else None, weights)
+        return selected
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         scores, weights = ctx.saved_tensors
-        grad = grads[0].float() * weights
-        if ctx.magnitude:
+        (grad,) = grads
+        if grad.dtype == torch.bfloat16 and kernels.dense(grad, weights, scores):
+            return kernels.score_gradient(grad, weights, scores), None, None, None
+        grad = grad.float() * weights
+        if scores is not None:
             grad.mul_(scores.sign())
-        return grad, None, None, None, None
+        return grad, None, None, None
 
 
 class _SoftStraightThrough(torch.autograd.Function):
@@ -266,6 +265,20 @@ class MaskedConv2d(nn.Module):
             self._cast, self._cast_from = self.weights.to(dtype), self.weights
         return self._cast
 
+    @torch.no_grad()
+    def _selected(self, dtype: torch.dtype) -> Tensor:
+        """`weights` where the mask is set, else 0."""
+        weights = self._weights(dtype)
+        whole = self.chosen is None and self.frozen_mask is None
+        if whole and dtype == torch.bfloat16 and kernels.dense(weights, self.scores):
+            keep = kept_weights(weights.numel(), self.top_k)
+            threshold = float(_threshold(_in_memory_order(self.importance()), keep))
+            selected, kept = kernels.select(self.scores, weights, threshold, self.magnitude)
+            # More are kept if some scores are equal.
+            if kept == keep:
+                return selected
+        return _masked(weights, self.mask())
+
     def effective_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`scale * sign * mask`, differentiable towards the scores, or the trained weights."""
         if self.trained:
@@ -277,7 +290,7 @@ class MaskedConv2d(nn.Module):
             )
         else:
             weight = _StraightThrough.apply(
-                self.scores, self.weights, self._weights(dtype), self.mask(), self.magnitude
+                self.scores, self.weights, self._selected(dtype), self.magnitude
             )
         return weight.contiguous(memory_format=torch.channels_last)
 
