@@ -131,8 +131,10 @@ class _Normalize(torch.autograd.Function):
         )
 
 
-def select(scores: Tensor, weights: Tensor, threshold: float, magnitude: bool) -> tuple[Tensor, int]:
-    """`weights` (bfloat16) whose score (with `magnitude`, its size) is at least `threshold`, else 0.
+def select(
+    scores: Tensor, weights: Tensor, threshold: float, magnitude: bool
+) -> tuple[Tensor, int]:
+    """`weights` (bfloat16) whose score, or its `magnitude`, is at least `threshold`, else 0.
 
     Both have the same shape and memory. Also how many are kept.
     """
@@ -154,9 +156,7 @@ def score_gradient(grad: Tensor, weights: Tensor, scores: Tensor | None) -> Tens
 
 def _call(name: str, *arguments: Any) -> int:
     """Call a function of the library; tensors are passed as their addresses, None as null."""
-    converted = [
-        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments
-    ]
+    converted = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
     return int(getattr(library(), name)(*converted, torch.get_num_threads()))
 
 

@@ -152,7 +152,9 @@ class Block(nn.Module):
         weights = [conv.effective_weight(x.dtype) for conv in self.convs]
         last = len(self.convs) - 1
         (added,) = self._source
-        for norms, activations in zip(self.norms, map(list, self.activations), strict=True):
+        for norms, activations in zip(
+            map(list, self.norms), map(list, self.activations), strict=True
+        ):
             residual = x
             if self.shortcut is not None and self.shortcut_norm is not None:
                 added = self.shortcut_activation

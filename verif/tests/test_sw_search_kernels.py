@@ -24,7 +24,7 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("shape", [(6, 64, 9, 9), (3, 24, 5, 7), (1, 1, 1, 2), (300, 100, 8, 8)])
 def test_batch_norm(shape: tuple[int, ...], added: bool, relu: bool) -> None:
-    """Output, gradients and running statistics are those in float32, but for bfloat16's rounding."""
+    """Output, gradients and running statistics are those in float32, but for rounding."""
     norm, exact = nn.BatchNorm2d(shape[1]), nn.BatchNorm2d(shape[1])
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(-1.0, 2.0, shape[1]))
