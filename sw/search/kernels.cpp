@@ -41,6 +41,39 @@ struct Blocks {
     long last(long block) const { return first(block) + height < rows ? first(block) + height : rows; }
 };
 
+// The bits of a number, as an integer that is as large as the number is next to others.
+inline uint32_t ordered(float value, bool magnitude) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    if (magnitude) return bits & 0x7fffffff;
+    return bits >> 31 ? ~bits : bits | 0x80000000;
+}
+
+// Counts integers by 16 of their bits.
+class Histogram {
+public:
+    template <typename Count>
+    Histogram(long count, int threads, Count add) : numbers(1 << 16) {
+#pragma omp parallel num_threads(threads)
+        {
+            std::vector<uint32_t> own(1 << 16);
+#pragma omp for schedule(static)
+            for (long i = 0; i < count; i++) add(own.data(), i);
+#pragma omp critical
+            for (size_t i = 0; i < own.size(); i++) numbers[i] += own[i];
+        }
+    }
+    // Of the integer of rank `rank` from the top; `rank` becomes that among those of these bits.
+    uint32_t find(long &rank) const {
+        uint32_t bits = 0xffff;
+        while (bits && numbers[bits] < rank) rank -= numbers[bits--];
+        return bits;
+    }
+
+private:
+    std::vector<long> numbers;
+};
+
 }  // namespace
 
 extern "C" {
@@ -179,6 +212,23 @@ void hf_norm_backward(const Half *grad, const Half *x, const Half *y, Half *grad
             }
         }
     }
+}
+
+// The score (with `magnitude` its absolute value) of rank `rank` from the top.
+float hf_threshold(const float *scores, long count, long rank, int magnitude, int threads) {
+    const Histogram upper(count, threads, [=](uint32_t *numbers, long i) {
+        numbers[ordered(scores[i], magnitude) >> 16]++;
+    });
+    const uint32_t high = upper.find(rank);
+    const Histogram lower(count, threads, [=](uint32_t *numbers, long i) {
+        const uint32_t bits = ordered(scores[i], magnitude);
+        if (bits >> 16 == high) numbers[bits & 0xffff]++;
+    });
+    uint32_t bits = high << 16 | lower.find(rank);
+    if (!magnitude) bits = bits >> 31 ? bits & 0x7fffffff : ~bits;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
 }
 
 // `weights` of which the score (with `magnitude` its absolute value) is at least `threshold`, else

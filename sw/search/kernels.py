@@ -22,7 +22,7 @@ from hiddenfold.gen.tools import ToolError, find_compiler, run_tool
 from hiddenfold.sw.driver.cache import cached, digest
 from hiddenfold.sw.driver.simulator import processor
 
-__all__ = ["dense", "library", "normalize", "normalizes", "score_gradient", "select"]
+__all__ = ["dense", "library", "normalize", "normalizes", "score_gradient", "select", "threshold"]
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
@@ -45,6 +45,7 @@ def library() -> ctypes.CDLL | None:
     except (ToolError, OSError):
         return None
     found.hf_select.restype = ctypes.c_long
+    found.hf_threshold.restype = ctypes.c_float
     return found
 
 
@@ -131,6 +132,11 @@ class _Normalize(torch.autograd.Function):
         )
 
 
+def threshold(scores: Tensor, rank: int, magnitude: bool) -> float:
+    """The score, or with `magnitude` its size, of rank `rank` (1 is the first) from the top."""
+    return _call("hf_threshold", scores, _count(scores), ctypes.c_long(rank), int(magnitude))
+
+
 def select(
     scores: Tensor, weights: Tensor, threshold: float, magnitude: bool
 ) -> tuple[Tensor, int]:
@@ -154,10 +160,10 @@ def score_gradient(grad: Tensor, weights: Tensor, scores: Tensor | None) -> Tens
     return out
 
 
-def _call(name: str, *arguments: Any) -> int:
+def _call(name: str, *arguments: Any) -> Any:
     """Call a function of the library; tensors are passed as their addresses, None as null."""
     converted = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
-    return int(getattr(library(), name)(*converted, torch.get_num_threads()))
+    return getattr(library(), name)(*converted, torch.get_num_threads())
 
 
 def _size(x: Tensor) -> tuple[ctypes.c_long, ctypes.c_long]:

@@ -117,3 +117,18 @@ def test_gradient_of_scores() -> None:
     expected = grad.float() * weights
     assert torch.equal(kernels.score_gradient(grad, weights, None), expected)
     assert torch.equal(kernels.score_gradient(grad, weights, scores), expected * scores.sign())
+
+
+@pytest.mark.parametrize("magnitude", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 1000, 200_003])
+def test_threshold(count: int, magnitude: bool) -> None:
+    generator = torch.Generator().manual_seed(count)
+    for values in (
+        torch.randn(count, generator=generator),
+        torch.randint(-2, 3, (count,), generator=generator).float(),
+    ):
+        scores = values.view(count, 1, 1, 1)
+        ordered = (scores.abs() if magnitude else scores).flatten().sort(descending=True).values
+        for rank in {1, count // 3 + 1, (count + 1) // 2, count}:
+            found = kernels.threshold(scores, rank, magnitude)
+            assert found == float(ordered[rank - 1])

@@ -270,3 +270,18 @@ def test_too_small_config_is_refused() -> None:
     message = "Key 'model.top_k' must be above 0 and up to 1, not 0.0"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         small_net(top_k=0.0)
+
+
+def test_shortcuts_with_a_stride_are_convolutions_of_fewer_pixels() -> None:
+    """In bfloat16 the output and both gradients are those of the library with a stride."""
+    generator = torch.Generator().manual_seed(0)
+    conv = MaskedConv2d(16, 24, 1, 2, seed_state=5, stream=0, top_k=0.5)
+    x = torch.randn(3, 16, 7, 6, generator=generator).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    grad = torch.randn(3, 24, 4, 3, generator=generator).bfloat16()
+    weight = conv.effective_weight(x.dtype).detach().requires_grad_()
+    ours, theirs = conv(x, weight), torch.nn.functional.conv2d(x, weight, stride=2)
+    found = (ours, *torch.autograd.grad(ours, (x, weight), grad))
+    expected = (theirs, *torch.autograd.grad(theirs, (x, weight), grad))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=0.01, atol=0.02)
