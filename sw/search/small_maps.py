@@ -77,7 +77,8 @@ def _wide(x: Tensor, pitch: int) -> Tensor:
     """Images [N, C, H, W] side by side, one every `pitch` columns: [groups, C, H, columns]."""
     count, channels, height, width = x.shape
     groups = math.gcd(count, _GROUPS)
-    wide = x.new_zeros(groups, height, count // groups, pitch, channels)
+    wide = x.new_empty(groups, height, count // groups, pitch, channels)
+    wide[:, :, :, width:].zero_()
     images = x.permute(0, 2, 3, 1).unflatten(0, (groups, -1))
     wide[:, :, :, :width] = images.transpose(1, 2)
     return wide.flatten(2, 3).permute(0, 3, 1, 2)
