@@ -203,8 +203,9 @@ def test_searching_with_few_bits_beats_quantizing_afterwards() -> None:
     search(plain, 40)
     net.load_state_dict(plain.state_dict(), strict=False)
     calibrate(net, to_float(pictures(64, 0).images))
-    search(plain, 20)
-    search(net, 20)
+    # Batch norms are measured anew when rounding: after a few steps more that is as good.
+    search(plain, 120)
+    search(net, 120)
     learned = hits(integers(net, 1), test)
     assert learned > hits(integers(plain, 1), test) + 0.08
     assert learned > hits(integers(net, 1, learned=False), test) + 0.05
