@@ -5,9 +5,10 @@ from __future__ import annotations
 
 __all__ = ["Output"]
 
-#: Beats that the FIFO holds when no more are read for it (its `room`), beats of a full burst, and
-#: cycles of a burst besides its beats.
+#: Beats that the FIFO holds of logits, and of a STORE, which reads while there is room for all that
+#: is on its way; beats of a full burst, and cycles of a burst besides its beats.
 _FIFO = 26
+_STORED = 22
 _BURST = 16
 _GAP = 6
 
@@ -20,11 +21,11 @@ class Output:
         #: When all that was sent has left.
         self._empty = 0
 
-    def send(self, cycle: int, beats: int) -> int:
+    def send(self, cycle: int, beats: int, *, store: bool = False) -> int:
         """When all of the beats that are made from a cycle on have left but what the FIFO holds."""
         gaps = -(-beats // _BURST) * max(0, _GAP - self._interval)
         self._empty = max(self._empty, cycle) + beats * self._interval + gaps
-        return self._empty - _FIFO * self._interval
+        return self._empty - (_STORED if store else _FIFO) * self._interval
 
     def last_burst(self, beats: int) -> int:
         """Cycles of the last burst when so many beats are sent in all."""

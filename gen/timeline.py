@@ -211,7 +211,7 @@ class _Machine:
             result.saved += size
         elif opcode == Opcode.STORE:
             result.bytes_written += size
-            sent = self._output.send(start, -(-8 * size // target.bus_bits))
+            sent = self._output.send(start, -(-8 * size // target.bus_bits), store=True)
             end = max(start + cost.store_cycles(action.count, target), sent)
             self._ask_ahead(came, end, following)
             return end, Spent()
