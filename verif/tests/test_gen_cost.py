@@ -52,7 +52,9 @@ def check(accelerator, model, seed, external, *, batch=1, target=TARGET, **optio
     assert result.array_cycles == pytest.approx(total["array_cycles"])
     for name in ("tile_stalls", "drain_stalls", "transfer_stalls"):
         wrong = abs(getattr(result, name) - total[name])
-        assert wrong * 100 < result.cycles * CYCLE_ERROR
+        # Whether masks are asked for before a STORE ends is a race of a few cycles, worth many.
+        allowed = CYCLE_ERROR + bool(options.get("trace"))
+        assert wrong * 100 < result.cycles * allowed
     return program
 
 
