@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activation memory: banks of block RAM with one read and one write port each."""
 
+from collections import defaultdict
 from functools import reduce
 from operator import or_
 
@@ -74,7 +75,8 @@ class ActivationMemory(wiring.Component):
         # A bank reads in each cycle: an enable would come late. Each reader has its own register
         # behind each bank. What it does not read of them is cleared, so that an OR makes its data.
         part_bits = len(self.b_data)
-        words, parts = [], []
+        words: list[Signal] = []
+        parts: dict[int, list[Signal]] = defaultdict(list)
         for k in range(self._banks):
             bank = memory.Memory(
                 shape=len(self.a_data),
@@ -99,8 +101,14 @@ class ActivationMemory(wiring.Component):
             for number in range(len(self.a_data) // part_bits):
                 here = b_here & (self.b_part == number)
                 part = read.data.word_select(number, part_bits)
-                parts.append(_if_read(m, f"b{k}_{number}", here, part))
-        m.d.comb += [self.a_data.eq(reduce(or_, words)), self.b_data.eq(reduce(or_, parts))]
+                parts[number].append(_if_read(m, f"b{k}_{number}", here, part))
+        # Banks first, whose memories can lie side by side; tools would cut the OR anywhere.
+        of_parts = []
+        for number, banks in parts.items():
+            of_part = Signal(part_bits, name=f"part_b{number}", attrs={"keep": 1})
+            m.d.comb += of_part.eq(reduce(or_, banks))
+            of_parts.append(of_part)
+        m.d.comb += [self.a_data.eq(reduce(or_, words)), self.b_data.eq(reduce(or_, of_parts))]
         return m
 
 
