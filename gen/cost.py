@@ -36,10 +36,9 @@ def pool_cycles(width: int, result: Shape, rows: int, target: Target, kernel: in
     that the words of a row are counted, in a cycle for each bit of the width.
     """
     words = -(-result.channels // target.lanes)
-    if target.drain_rows not in (0, target.rows):
-        words *= target.lanes // target.drain_rows
+    parts = words * target.lanes // target.part_lanes
     setup = width.bit_length() + kernel // 2 + _POOL
-    return setup + rows * (1 + result.width * words * kernel**2)
+    return setup + rows * (1 + result.width * parts * kernel**2)
 
 
 def store_cycles(words: int, target: Target) -> int:

@@ -209,6 +209,11 @@ class Target:
         return self.act_banks * self.act_bank_words
 
     @property
+    def part_lanes(self) -> int:
+        """Lanes of a word that pools write at once, and loads at least."""
+        return self.lanes if self.drain_rows in (0, self.rows) else self.drain_rows
+
+    @property
     def tile_bits(self) -> int:
         """Mask bits of one tile; a multiple of 64."""
         return self.rows * self.lanes

@@ -37,9 +37,7 @@ class Loads:
         self._bus = bus
         self._beats = 8 * target.lanes // target.bus_bits
         #: Beats that are written together.
-        self._written_beats = self._beats
-        if target.drain_rows not in (0, target.rows):
-            self._written_beats = max(1, 8 * target.drain_rows // target.bus_bits)
+        self._written_beats = max(1, 8 * target.part_lanes // target.bus_bits)
         self._port = bus.ports[LOAD]
         self._port.follow = self._write
         #: Numbers of the last beats of all transfers whose end is not known, and known ends.
