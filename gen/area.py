@@ -3,7 +3,7 @@
 
 Block RAMs follow from the shapes of the memories. LUTs are a sum over the parts: those of the array
 are Yosys' for 32 x 64 x 8 (docs/decisions.md), the rest is Yosys' for `ulx3s-85f` (`MEASURED`)
-shared out among rows, lanes and what does not grow, and taken as 0.80 LUT6 for a LUT4, as it is
+shared out among rows, lanes and what does not grow, and taken as 0.78 LUT6 for a LUT4, as it is
 for `zynq-7020`. Good for comparing targets; what a target really takes, `hiddenfold synth` says.
 """
 
@@ -24,11 +24,11 @@ _MAPPED = (1.41, 0.84)
 _PORTABLE = (3.34, 1.8)
 #: LUT4 of a row besides its lanes, of a row that is requantized at once, of a lane besides
 #: its rows, and of the rest.
-_ROW, _DRAIN_ROW, _LANE, _REST = 46, 144, 90, 10_282
-_LUT6_SHARE = 0.80
+_ROW, _DRAIN_ROW, _LANE, _REST = 46, 144, 90, 8_496
+_LUT6_SHARE = 0.78
 
 #: LUTs and block RAMs of whole accelerators as Yosys makes them (`hiddenfold synth --top core`).
-MEASURED = {"ulx3s-85f": (41_767, 194), "zynq-7020": (31_582, 232)}
+MEASURED = {"ulx3s-85f": (39_981, 194), "zynq-7020": (29_599, 232)}
 
 
 def luts(target: Target) -> int:

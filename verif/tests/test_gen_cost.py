@@ -25,7 +25,7 @@ CYCLE_ERROR = 2
 
 @pytest.fixture
 def accelerator():
-    """A new one for each test: where buffers lie decides how bursts are cut."""
+    """A new one for each test: cycles depend a little on what ran before on a device."""
     with Accelerator.open("rtl:sim-tiny") as opened:
         yield opened
 
