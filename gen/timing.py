@@ -7,12 +7,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["core_fmax", "path_text", "read_report", "summary"]
+__all__ = ["core_fmax", "path_text", "read_report", "summary", "wanted_clocks"]
 
 #: Our names of ECP5's resources.
 _RESOURCES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
 #: The accelerator's clock. Yosys calls it by its own name or by that of the PLL's output.
 _CORE = re.compile("core_clk|pll1_")
+_WANTED = re.compile(r"Max frequency for clock +'(.+)': .* at ([\d.]+) MHz\)")
+
+
+def wanted_clocks(log: str) -> dict[str, float]:
+    """The frequency in MHz that nextpnr was told of each clock, from its messages."""
+    return {name: float(mhz) for name, mhz in _WANTED.findall(log)}
 
 
 def core_fmax(report: Mapping[str, Any]) -> float:

@@ -5,9 +5,10 @@ from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
 
 from hiddenfold.hw.array_row import LATENCY, ArrayRow, register
 
-#: Lanes that are added up in one cycle, and those of a chain of such cycles.
+#: Lanes that are added up in one cycle, and those of a chain of such cycles; cycles of all chains.
 GROUP = 4
 CHAIN = 16
+STAGES = CHAIN // GROUP + 1
 
 
 def table(function, inputs: int = 4) -> int:
@@ -44,6 +45,16 @@ def look_up(m: Module, contents: int, a, b, c) -> Signal:
 def count3(m: Module, a, b, c) -> Value:
     """Return a + b + c, two bits."""
     return Cat(look_up(m, SUM, a, b, c), look_up(m, CARRY, a, b, c))
+
+
+def lane_groups(lanes: int) -> list[tuple[int, int]]:
+    """Return stage and chain of each group of lanes."""
+    steps = min(lanes, CHAIN) // GROUP
+    return sorted(
+        (STAGES - steps + step - (chain > 0), chain)
+        for chain in range(lanes // GROUP // steps)
+        for step in range(steps)
+    )
 
 
 def extended(value, width: int) -> list:
@@ -121,18 +132,12 @@ class Ecp5Row(ArrayRow):
     ``-255 * n = n - 256 * n`` so costs nothing but its part in the count.
     """
 
-    stages = CHAIN // GROUP + 1
+    stages = STAGES
 
     def __init__(self, *, lanes: int, planes: int):
         assert planes == 8, "8 planes"
-        steps = min(lanes, CHAIN) // GROUP
-        self.correction_stage = self.stages - steps
-        # Stage and chain of each group of lanes.
-        self._groups = sorted(
-            (self.correction_stage + step - (chain > 0), chain)
-            for chain in range(lanes // GROUP // steps)
-            for step in range(steps)
-        )
+        self.correction_stage = STAGES - min(lanes, CHAIN) // GROUP
+        self._groups = lane_groups(lanes)
         super().__init__(lanes=lanes, planes=planes)
 
     def stage_of(self, lane: int) -> int:

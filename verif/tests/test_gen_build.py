@@ -50,6 +50,19 @@ def report(core_mhz: float) -> dict:
     }
 
 
+WANTED = (
+    "Info: Max frequency for clock '$glbnet$core_clk': 42.67 MHz (FAIL at 90.00 MHz)\n",
+    "Info: Max frequency for clock  '$glbnet$sys_clk': 58.75 MHz (PASS at 50.00 MHz)\n",
+)
+
+
+def without_constraints(data: dict) -> dict:
+    """The report about a design that was read when it was placed already."""
+    for entry in data["fmax"].values():
+        entry["constraint"] = 12.0
+    return data
+
+
 def test_report_of_place_and_route():
     found = read_report(report(91.5), 90.0)
     assert (found["lut"], found["ff"], found["bram"], found["dsp"]) == (60000, 30000, 182, 108)
@@ -288,17 +301,23 @@ def tools(monkeypatch):
         top = cwd.parent / "board" / "top.v"
         files = {
             "board": {"top.v": text, "top.lpf": "pins"},
-            "synthesis": {"top.json": text + (top.read_text() if top.exists() else "")},
-            "place and route": {
+            "synthesis": {"top.json": json.dumps([text, top.read_text() if top.exists() else ""])},
+            "place": {"placed.json": json.dumps({"modules": {"top": {"by": text}}})},
+            "route": {
                 "top.config": f".comment {text}\n\n{found['pll']}",
-                "report.json": json.dumps(report(found["mhz"])),
+                "report.json": json.dumps(without_constraints(report(found["mhz"]))),
             },
             "bitstream": {"ulx3s-small.bit": text},
         }[name]
         for file, content in files.items():
             (cwd / file).write_text(content)
+        log.write_text("".join(WANTED) if name == "place" else "")
 
     monkeypatch.setattr(build_module, "run_logged", run)
+    monkeypatch.setattr(build_module.floorplan, "place_array", lambda design, target: 0)
+    monkeypatch.setattr(
+        build_module.anneal, "anneal", lambda design, work, **options: calls.append("anneal")
+    )
     monkeypatch.setattr(build_module, "_program", lambda function, name: (name,))
     monkeypatch.setattr(build_module.emit, "verilog", lambda target, family: f"{family} core")
     return calls, found
@@ -314,18 +333,21 @@ def small():
 def test_steps_of_a_build(tmp_path, tools, small, told):
     calls, place = tools
     found = build_module.build(small, tmp_path, progress=told.append)
-    assert calls == ["board", "synthesis", "place and route", "bitstream"]
+    assert calls == ["board", "synthesis", "place", "anneal", "route", "bitstream"]
     assert found["bitstream"] == str(tmp_path / "bitstream" / "ulx3s-small.bit")
     assert (found["clock_mhz"], found["wanted_mhz"], found["timing_met"]) == (90.0, 90, True)
+    assert found["clocks"]["sys_clk"]["clock_mhz"] == 50.0
+    annealed = json.loads((tmp_path / "anneal" / "placed.json").read_text())["modules"]["top"]
+    assert annealed["settings"]["router2/bbMargin/x"] == "10 "
     assert json.loads((tmp_path / "report.json").read_text()) == found
     assert (tmp_path / "report.txt").read_text() == summary(found) + "\n"
     assert found["kept"] == [] and list(found["steps"]) == [
-        *("verilog", "board", "synthesis", "route", "bitstream")
+        *("verilog", "board", "synthesis", "place", "anneal", "route", "bitstream")
     ]
     # Another seed places anew, and nothing before that.
     calls.clear()
     found = build_module.build(small, tmp_path, seed=2, progress=told.append)
-    assert calls == ["place and route", "bitstream"]
+    assert calls == ["place", "anneal", "route", "bitstream"]
     assert found["kept"] == ["verilog", "board", "synthesis"]
     # Another clock is another design.
     calls.clear()
@@ -354,7 +376,7 @@ def test_a_tool_of_the_system_that_changed_works_again(tmp_path, tools, small, m
     assert calls == []
     install("1.1")
     build_module.build(small, tmp_path / "out")
-    assert calls == ["place and route", "bitstream"]
+    assert calls == ["place", "anneal", "route", "bitstream"]
 
 
 def test_clock_that_is_not_reached_becomes_slower(tmp_path, tools, small):

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the wires of nextpnr's placement on ECP5 shorter, by simulated annealing (anneal.cpp).
+
+nextpnr's own refinement takes only what is better at once. On the ULX3S design this makes wires
+shorter by a tenth to a fifth more, which decides whether they can all be routed (docs/boards.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from hiddenfold.gen.floorplan import LOGIC_ROWS
+from hiddenfold.gen.steps import Progress, run_logged
+from hiddenfold.gen.tools import ToolError, find_compiler
+
+__all__ = ["SOURCE", "anneal"]
+
+#: The program that does it.
+SOURCE = Path(__file__).with_suffix(".cpp")
+#: Moves tried for each cell, and temperatures (tiles of wire) at the begin and the end.
+_MOVES, _HOT, _COLD = 1500, 1.0, 0.03
+#: Ends of nets in a tile that cost nothing, and what the square of the others costs, in tiles.
+_PINS, _PRICE = 42, 0.03
+#: Nets of more ends are not looked at: clocks, constants, the reset.
+_WIDEST = 1500
+_CONSTANTS = re.compile("PACKER_|glbnet")
+_LOGIC = re.compile(r"X(\d+)/Y(\d+)/SLICE([A-D])\.(K|FF|RAMW)([01]?)$")
+_OTHER = re.compile(r"X(\d+)/Y(\d+)/(?:EBR(\d))?")
+_KINDS = {"TRELLIS_COMB": "C", "TRELLIS_FF": "F", "TRELLIS_RAMW": "R", "DP16KD": "E"}
+_CARRY, _MEMORY = 1, 2
+_MODES = {"CCU2": _CARRY, "DPRAM": _MEMORY, "RAMW_BLOCK": _MEMORY}
+#: Ports that have wires of their own.
+_DEDICATED = {"FCI", "FCO", "CLK", "CLK0", "CLK1", "CLKA", "CLKB", "WCK"}
+#: What nextpnr demands of a tile's flip-flops, and of a slice's.
+_OF_TILE = (("CLK", "LSR"), ("CLKMUX", "LSRMUX", "SRMODE"))
+_OF_SLICE = (("CE",), ("CEMUX", "GSR"))
+
+
+def anneal(
+    placed: dict[str, Any],
+    work: Path,
+    *,
+    log: Path,
+    seed: int = 1,
+    moves: int = _MOVES,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Change the places in ``placed``, the JSON that nextpnr writes of a placed design.
+
+    ``work`` is a folder for files, ``log`` a file for messages, ``moves`` the number of tries for
+    each cell. The same inputs give the same places. Raises
+    :class:`~hiddenfold.gen.tools.ToolError` when no compiler is found.
+    """
+    cells = placed["modules"]["top"]["cells"]
+    names = [name for name, cell in cells.items() if _place(cell) is not None]
+    (work / "problem").write_text(_problem(placed["modules"]["top"], names))
+    program = work / "anneal"
+    compile_: list[str | Path] = [find_compiler().path, "-std=c++17", "-O3", "-o", program, SOURCE]
+    run_logged(compile_, cwd=work, log=log, progress=progress, name="anneal")
+    tries = moves * sum(cells[name]["type"] in _KINDS for name in names)
+    numbers = map(str, (tries, seed, _HOT, _COLD, _PINS, _PRICE))
+    command: list[str | Path] = [program, "problem", "places", *numbers]
+    run_logged(command, cwd=work, log=log, progress=progress, name="anneal")
+    lines = (work / "places").read_text().splitlines()
+    for file in ("problem", "places", "anneal"):
+        (work / file).unlink()
+    for name, line in zip(names, lines, strict=True):
+        _put(cells[name], *map(int, line.split()))
+    _check(cells, names)
+
+
+def _place(cell: dict[str, Any]) -> tuple[int, int, int] | None:
+    """Column, row, and place in the tile or number of the block RAM (else -1)."""
+    bel = cell["attributes"].get("NEXTPNR_BEL", "")
+    if found := _LOGIC.match(bel):
+        x, y, slice_, _, half = found.groups()
+        return int(x), int(y), 2 * "ABCD".index(slice_) + int(half or 0)
+    if found := _OTHER.match(bel):
+        return int(found[1]), int(found[2]), int(found[3] or -1)
+    return None
+
+
+def _put(cell: dict[str, Any], x: int, y: int, place: int) -> None:
+    slice_, half = f"X{x}/Y{y}/SLICE{'ABCD'[place // 2]}", place % 2
+    bels = {"C": f"{slice_}.K{half}", "F": f"{slice_}.FF{half}", "R": f"{slice_}.RAMW"}
+    bels["E"] = f"X{x}/Y{y}/EBR{place}"
+    if kind := _KINDS.get(cell["type"]):
+        cell["attributes"]["NEXTPNR_BEL"] = bels[kind]
+
+
+def _key(cell: dict[str, Any], needs: tuple[tuple, tuple]) -> tuple:
+    """What must be equal to that of a flip-flop's neighbours."""
+    ports, parameters = needs
+    nets = tuple((cell["connections"].get(port) or [None])[0] for port in ports)
+    values = [cell["parameters"].get(name) for name in parameters]
+    # Of the modes of a reset only the asynchronous one is told apart.
+    return nets + tuple(None if value == "LSR_OVER_CE" else value for value in values)
+
+
+def _problem(module: dict[str, Any], names: list[str]) -> str:
+    """The text that anneal.cpp reads: sizes, rows of logic, and a line for each cell."""
+    cells = module["cells"]
+    left_out = {
+        bit
+        for name, net in module["netnames"].items()
+        if _CONSTANTS.search(name)
+        for bit in net["bits"]
+    }
+    cells_of: dict[str, set[int]] = {}
+    ends: dict[int, int] = defaultdict(int)
+    for name in names:
+        connections = cells[name]["connections"].items()
+        cells_of[name] = {
+            bit
+            for port, bits in connections
+            if port not in _DEDICATED
+            for bit in bits
+            if isinstance(bit, int) and bit not in left_out
+        }
+        for bit in cells_of[name]:
+            ends[bit] += 1
+    numbers = {bit: k for k, bit in enumerate(b for b, n in ends.items() if 2 <= n <= _WIDEST)}
+    chained = {}
+    for k, name in enumerate(names):
+        for bit in cells[name]["connections"].get("FCO", []):
+            chained[bit] = k
+    keys: dict[tuple, int] = {}
+    lines = [f"{len(names)} {len(numbers)} {len(LOGIC_ROWS)}", " ".join(map(str, LOGIC_ROWS))]
+    for name in names:
+        cell = cells[name]
+        kind = _KINDS.get(cell["type"], "X")
+        of_tile = of_slice = previous = -1
+        flag = 0
+        if kind == "F":
+            of_tile = keys.setdefault((_OF_TILE, *_key(cell, _OF_TILE)), len(keys))
+            of_slice = keys.setdefault((_OF_SLICE, *_key(cell, _OF_SLICE)), len(keys))
+            flag = int(bool(cell["connections"].get("DI")))
+        elif kind == "C":
+            flag = _MODES.get(cell["parameters"].get("MODE"), 0)
+            previous = next((chained.get(b, -1) for b in cell["connections"].get("FCI", [])), -1)
+        nets = [numbers[bit] for bit in sorted(cells_of[name]) if bit in numbers]
+        values = (kind, *(_place(cell) or ()), of_tile, of_slice, flag, previous, len(nets), *nets)
+        lines.append(" ".join(map(str, values)))
+    return "\n".join(lines) + "\n"
+
+
+def _check(cells: dict[str, Any], names: list[str]) -> None:
+    """Raise ``ToolError`` where places are taken twice or flip-flops do not go together."""
+    taken: dict[str, str] = {}
+    keys: dict[tuple, tuple] = {}
+    for name in names:
+        cell = cells[name]
+        bel = cell["attributes"]["NEXTPNR_BEL"]
+        if bel in taken:
+            raise ToolError(f"anneal: {name} and {taken[bel]} are both at {bel}")
+        taken[bel] = name
+        if cell["type"] == "TRELLIS_FF":
+            tile = bel.rsplit("/", 1)[0]
+            for place, needs in ((tile, _OF_TILE), (bel.split(".")[0], _OF_SLICE)):
+                key = _key(cell, needs)
+                if keys.setdefault((place, needs), key) != key:
+                    raise ToolError(f"anneal: {name} does not fit into {place}")

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constructed places of the array's carry chains, and annealing of what nextpnr places."""
+
+import copy
+import itertools
+import json
+import random
+import re
+
+import pytest
+from amaranth.back import verilog
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+
+from hiddenfold.gen import floorplan
+from hiddenfold.gen.anneal import anneal
+from hiddenfold.gen.emit import Platform
+from hiddenfold.gen.synth import synthesis_script
+from hiddenfold.gen.target import Target
+from hiddenfold.gen.tools import run_yosys
+from hiddenfold.hw.array import MaskedArray
+
+
+class Inside(wiring.Component):
+    """A component under the name that it has in the accelerator."""
+
+    def __init__(self, inner, name):
+        self._inner, self._name = inner, name
+        super().__init__(inner.signature.flip().flip())
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules[self._name] = self._inner
+        for name, member in self._inner.signature.members.items():
+            outer, inner = getattr(self, name), getattr(self._inner, name)
+            m.d.comb += outer.eq(inner) if member.flow == wiring.Out else inner.eq(outer)
+        return m
+
+
+def target(rows, lanes):
+    fields = vars(Target.load("ulx3s-85f"))
+    return Target(**(fields | {"name": "t", "rows": rows, "lanes": lanes, "drain_rows": rows}))
+
+
+@pytest.fixture(scope="module")
+def synthesized(tmp_path_factory):
+    """The flat netlist of an array of 8 rows of 32 lanes, and its target."""
+    folder = tmp_path_factory.mktemp("array")
+    wanted = target(8, 32)
+    array = MaskedArray(rows=8, lanes=32, planes=8)
+    top = Inside(Inside(array, "array"), "conv")
+    text = verilog.convert(top, name="top", platform=Platform("ecp5"), emit_src=False)
+    (folder / "top.v").write_text(text)
+    flat = "setattr -mod -unset keep_hierarchy *; setattr -unset keep_hierarchy */*; flatten; clean"
+    run_yosys(
+        f"read_verilog top.v; {synthesis_script('ecp5', 'top')}; {flat}; write_json top.json",
+        cwd=folder,
+    )
+    return json.loads((folder / "top.json").read_text()), wanted
+
+
+def test_chains_have_places_of_their_own(synthesized):
+    design, wanted = copy.deepcopy(synthesized[0]), synthesized[1]
+    # Two chains of four groups, four that count carries, one that adds up all.
+    assert floorplan.place_array(design, wanted) == 8 * (8 + 4 + 1)
+    cells = design["modules"]["top"]["cells"]
+    halves = {n: c for n, c in cells.items() if c["type"] == "TRELLIS_COMB"}
+    places = [cell["attributes"]["BEL"] for cell in halves.values()]
+    assert len(set(places)) == len(places)
+    carried = {c["connections"]["FCO"][0]: c for c in halves.values() if "FCO" in c["connections"]}
+    order = [f"{letter}.K{half}" for letter in "ABCD" for half in "01"]
+    for cell in halves.values():
+        x, y, place = re.match(r"X(\d+)/Y(\d+)/SLICE(.*)", cell["attributes"]["BEL"]).groups()
+        assert int(x) in floorplan.LOGIC_COLUMNS and int(y) in floorplan.LOGIC_ROWS
+        if "FCI" in cell["connections"]:
+            before = carried[cell["connections"]["FCI"][0]]["attributes"]["BEL"]
+            u, v, earlier = re.match(r"X(\d+)/Y(\d+)/SLICE(.*)", before).groups()
+            here = int(x) * 8 + order.index(place)
+            assert v == y and here == int(u) * 8 + order.index(earlier) + 1
+        else:
+            assert place == "A.K0"
+    # A register is where the look-up table is that feeds it.
+    sums = {c["connections"]["F"][0]: c for c in halves.values() if "F" in c["connections"]}
+    registers = [
+        c for c in cells.values() if c["type"] == "TRELLIS_FF" and "BEL" in c["attributes"]
+    ]
+    assert len(registers) > 8 * 8 * 9
+    for cell in registers:
+        fed_by = sums[cell["connections"]["DI"][0]]["attributes"]["BEL"]
+        assert cell["attributes"]["BEL"] == fed_by.replace("K", "FF")
+
+
+def half(contents: str, inputs, carry: int) -> tuple[int, int]:
+    """Sum and carry of a half of a carry cell (ccu2c_sim.vh of Yosys)."""
+    bits = contents[::-1]
+    f = int(bits[sum(bit << k for k, bit in enumerate(inputs))])
+    return f ^ carry, carry if f else int(bits[inputs[0] | inputs[1] << 1])
+
+
+def differing(original, design):
+    """Name of a carry cell whose halves are not what became of them, for any inputs; or None."""
+    old = {n: c for n, c in original["modules"]["top"]["cells"].items() if c["type"] == "CCU2C"}
+    new = design["modules"]["top"]["cells"]
+    after = {cell["connections"]["CIN"][0]: name for name, cell in old.items()}
+    begins = [name for name, cell in old.items() if cell["connections"]["CIN"][0] == "0"]
+    for root in (name for name in begins if name not in new):
+        halves = (new[f"{root}$half{k}"] for k in itertools.count())
+        first = [next(halves), next(halves)]
+        # Whatever the carry into the first is, none comes out of it.
+        if any(half(c["parameters"]["INITVAL"], [1] * 4, ci)[1] for c in first for ci in (0, 1)):
+            return root
+        carry = first[1]["connections"]["FCO"]
+        name = root
+        while name is not None:
+            cell = old[name]
+            for which in "01":
+                mine = next(halves)
+                if mine["connections"]["FCI"] != carry:
+                    return name
+                carry = mine["connections"].get("FCO")
+                total = cell["connections"].get(f"S{which}", ["x"])[0]
+                if isinstance(total, int) and mine["connections"].get("F") != [total]:
+                    return name
+                wanted = [cell["connections"].get(port + which, ["0"])[0] for port in "ABCD"]
+                found = [mine["connections"].get(port, ["1"])[0] for port in "ABCD"]
+                nets = sorted({net for net in wanted if isinstance(net, int)})
+                for values in itertools.product((0, 1), repeat=len(nets)):
+                    now = dict(zip(nets, values, strict=True)) | {"0": 0, "1": 1}
+                    for ci in (0, 1):
+                        if half(
+                            cell["parameters"][f"INIT{which}"], [now[n] for n in wanted], ci
+                        ) != half(mine["parameters"]["INITVAL"], [now[n] for n in found], ci):
+                            return name
+            name = after.get(cell["connections"].get("COUT", ["x"])[0])
+    return None
+
+
+def test_half_cells_compute_what_the_carry_cells_did(synthesized):
+    """For all inputs of each."""
+    original, wanted = synthesized
+    design = copy.deepcopy(original)
+    floorplan.place_array(design, wanted)
+    assert differing(original, design) is None
+    cells = design["modules"]["top"]["cells"]
+    chosen = next(name for name, cell in cells.items() if len(cell["connections"]) == 7)
+    contents = cells[chosen]["parameters"]["INITVAL"]
+    cells[chosen]["parameters"]["INITVAL"] = contents[:-1] + str(1 - int(contents[-1]))
+    assert differing(original, design) is not None
+
+
+def test_a_netlist_without_the_array_is_refused(synthesized):
+    design = copy.deepcopy(synthesized[0])
+    with pytest.raises(ValueError, match=r"lacks \d+ chains, such as \w+ of row 8$"):
+        floorplan.place_array(design, target(16, 32))
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "planes", "fits"),
+    [(32, 64, 8, True), (16, 64, 8, True), (8, 8, 8, False), (64, 64, 8, False),
+     (4, 16, 1, False)],
+)  # fmt: skip
+def test_arrays_that_there_are_places_for(rows, lanes, planes, fits):
+    fields = vars(Target.load("ulx3s-85f"))
+    shape = {"name": "t", "rows": rows, "lanes": lanes, "planes": planes, "drain_rows": rows}
+    assert floorplan.fits(Target(**(fields | shape))) == fits
+
+
+CLOCK, RESETS, ENABLES = 1, (None, 2), (None, 3, 4)
+
+
+def scattered(seed: int) -> dict:
+    """A design of chains, logic and block RAMs, placed legally and without regard to its nets."""
+    chosen = random.Random(seed)
+    cells, free = {}, iter(range(10, 1_000_000))
+
+    def add(name, kind, bel, connections, parameters=()):
+        cells[name] = {
+            "type": kind,
+            "attributes": {"NEXTPNR_BEL": bel},
+            "parameters": dict(parameters),
+            "connections": {p: [b] for p, b in connections.items() if b is not None},
+        }
+
+    tiles = [(x, y) for y in floorplan.LOGIC_ROWS[::9] for x in floorplan.LOGIC_COLUMNS[:-2:3]]
+    chosen.shuffle(tiles)
+    nets = [next(free) for _ in range(300)]
+    for number, (x, y) in enumerate(tiles[:250]):
+        reset = chosen.choice(RESETS)
+        chain = number < 40
+        carry = None
+        for place in range(16 if chain else 8):
+            tile = f"X{x + place // 8}/Y{y}"
+            letter, half = "ABCD"[place % 8 // 2], place % 2
+            name = f"c{number}_{place}"
+            out = chosen.choice(nets)
+            pins = {"A": chosen.choice(nets), "B": chosen.choice(nets), "F": next(free)}
+            if chain:
+                pins |= {"FCI": carry, "FCO": (carry := next(free))}
+            mode = {"MODE": "CCU2"} if chain else {}
+            if chain or chosen.random() < 0.6:
+                add(name, "TRELLIS_COMB", f"{tile}/SLICE{letter}.K{half}", pins, mode)
+                fed = {"DI": pins["F"]}
+            else:
+                fed = {"M": chosen.choice(nets)}
+            if chosen.random() < 0.5:
+                ff = {"CLK": CLOCK, "LSR": reset, "CE": ENABLES[place % 8 // 2 % 3], "Q": out}
+                add(name + "q", "TRELLIS_FF", f"{tile}/SLICE{letter}.FF{half}", fed | ff)
+    for number in range(6):
+        pins = {"ADA0": chosen.choice(nets), "DOB0": chosen.choice(nets)}
+        add(f"ram{number}", "DP16KD", f"X{4 + 9 * number}/Y22/EBR0", pins)
+    add("fixed", "TRELLIS_IO", "X0/Y20/PIOA", {"O": nets[0]})
+    return {"modules": {"top": {"cells": cells, "netnames": {}}}}
+
+
+def places(design):
+    cells = design["modules"]["top"]["cells"]
+    return {name: cell["attributes"]["NEXTPNR_BEL"] for name, cell in cells.items()}
+
+
+def wires(design) -> int:
+    """Half perimeters of all nets."""
+    boxes: dict = {}
+    for cell in design["modules"]["top"]["cells"].values():
+        x, y = map(int, re.match(r"X(\d+)/Y(\d+)", cell["attributes"]["NEXTPNR_BEL"]).groups())
+        for port, (net,) in cell["connections"].items():
+            if port not in ("CLK", "FCI", "FCO"):
+                boxes.setdefault(net, []).append((x, y))
+    return sum(
+        max(x for x, _ in b) - min(x for x, _ in b) + max(y for _, y in b) - min(y for _, y in b)
+        for b in boxes.values()
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_annealing_shortens_wires_and_breaks_nothing(tmp_path, seed):
+    before, after = scattered(seed), scattered(seed)
+    anneal(after, tmp_path, log=tmp_path / "log", moves=300)
+    assert wires(after) < 0.7 * wires(before)
+    where = places(after)
+    assert len(set(where.values())) == len(where)  # what a slice may hold, anneal() itself checks
+    assert sorted(b for n, b in where.items() if n.startswith("ram")) == sorted(
+        b for n, b in places(before).items() if n.startswith("ram")
+    )
+    assert where["fixed"] == "X0/Y20/PIOA"
+    for name, bel in where.items():
+        if name.endswith("q") and name[:-1] in where:
+            cell = after["modules"]["top"]["cells"][name]
+            if "DI" in cell["connections"]:
+                assert where[name[:-1]] == bel.replace("FF", "K")
+    for number in range(40):  # chains stay in one piece, from the begin of a tile on
+        x, y = re.match(r"X(\d+)/Y(\d+)/SLICEA.K0$", where[f"c{number}_0"]).groups()
+        for place in range(16):
+            tile = f"X{int(x) + place // 8}/Y{y}/SLICE{'ABCD'[place % 8 // 2]}.K{place % 2}"
+            assert where[f"c{number}_{place}"] == tile
+    again = scattered(seed)
+    anneal(again, tmp_path, log=tmp_path / "log", moves=300)
+    assert places(again) == where
