@@ -31,6 +31,8 @@ _LOGIC = re.compile(r"X(\d+)/Y(\d+)/SLICE([A-D])\.(K|FF|RAMW)([01]?)$")
 _OTHER = re.compile(r"X(\d+)/Y(\d+)/(?:EBR(\d))?")
 _KINDS = {"TRELLIS_COMB": "C", "TRELLIS_FF": "F", "TRELLIS_RAMW": "R", "DP16KD": "E"}
 _CARRY, _MEMORY = 1, 2
+#: Ports of wide multiplexers, which synthesis makes none of.
+_WIDE = ("OFX", "FXA", "FXB", "F1", "M")
 _MODES = {"CCU2": _CARRY, "DPRAM": _MEMORY, "RAMW_BLOCK": _MEMORY}
 #: Ports that have wires of their own.
 _DEDICATED = {"FCI", "FCO", "CLK", "CLK0", "CLK1", "CLKA", "CLKB", "WCK"}
@@ -52,7 +54,8 @@ def anneal(
 
     ``work`` is a folder for files, ``log`` a file for messages, ``moves`` the number of tries for
     each cell. The same inputs give the same places. Raises
-    :class:`~hiddenfold.gen.tools.ToolError` when no compiler is found.
+    :class:`~hiddenfold.gen.tools.ToolError` when no compiler is found, and for a design with
+    multiplexers of several look-up tables (``synth_ecp5 -nowidelut`` makes none).
     """
     cells = placed["modules"]["top"]["cells"]
     names = [name for name, cell in cells.items() if _place(cell) is not None]
@@ -139,6 +142,8 @@ def _problem(module: dict[str, Any], names: list[str]) -> str:
             of_slice = keys.setdefault((_OF_SLICE, *_key(cell, _OF_SLICE)), len(keys))
             flag = int(bool(cell["connections"].get("DI")))
         elif kind == "C":
+            if any(cell["connections"].get(port) for port in _WIDE):
+                raise ToolError(f"anneal: {name} is part of a multiplexer of several tables")
             flag = _MODES.get(cell["parameters"].get("MODE"), 0)
             previous = next((chained.get(b, -1) for b in cell["connections"].get("FCI", [])), -1)
         nets = [numbers[bit] for bit in sorted(cells_of[name]) if bit in numbers]

@@ -17,7 +17,7 @@ from hiddenfold.gen.anneal import anneal
 from hiddenfold.gen.emit import Platform
 from hiddenfold.gen.synth import synthesis_script
 from hiddenfold.gen.target import Target
-from hiddenfold.gen.tools import run_yosys
+from hiddenfold.gen.tools import ToolError, run_yosys
 from hiddenfold.hw.array import MaskedArray
 
 
@@ -252,6 +252,19 @@ def test_annealing_shortens_wires_and_breaks_nothing(tmp_path, seed):
         for place in range(16):
             tile = f"X{int(x) + place // 8}/Y{y}/SLICE{'ABCD'[place % 8 // 2]}.K{place % 2}"
             assert where[f"c{number}_{place}"] == tile
-    again = scattered(seed)
-    anneal(again, tmp_path, log=tmp_path / "log", moves=300)
-    assert places(again) == where
+
+
+def test_the_same_seed_gives_the_same_places(tmp_path):
+    designs = [scattered(3) for _ in range(3)]
+    for design, seed in zip(designs, (1, 1, 2), strict=True):
+        anneal(design, tmp_path, log=tmp_path / "log", moves=30, seed=seed)
+    assert places(designs[0]) == places(designs[1]) != places(designs[2])
+
+
+def test_wide_multiplexers_are_refused(tmp_path):
+    design = scattered(1)
+    design["modules"]["top"]["cells"]["c0_0"]["connections"]["M"] = [10]
+    with pytest.raises(
+        ToolError, match="^anneal: c0_0 is part of a multiplexer of several tables$"
+    ):
+        anneal(design, tmp_path, log=tmp_path / "log")
