@@ -42,12 +42,11 @@ _ROUTE = ("--no-pack", "--no-place", "--no-tmdriv")
 #: Tiles around a net's box in which its wires may lie: nextpnr's 3 are too few here. What a wire in
 #: use costs others grows half as fast with each round as by default, where it ends in circles.
 _SETTINGS = {
-    "router2/bbMargin/x": "10",
-    "router2/bbMargin/y": "10",
+    # Digits of 0 and 1 alone would be read as a binary number.
+    "router2/bbMargin/x": "10 ",
+    "router2/bbMargin/y": "10 ",
     "router2/currCongWeightMult": "1.0",
 }
-#: A string of binary digits would be read as a number.
-_STRING = " "
 _REPORT = "report.json"
 _PLACED, _CLOCKS = "placed.json", "clocks.json"
 
@@ -112,8 +111,7 @@ def build(
             design = json.loads((placed / _PLACED).read_text())
             log = steps.folder / "anneal.log"
             anneal.anneal(design, work, log=log, seed=seed, progress=progress)
-            settings = {name: value + _STRING for name, value in _SETTINGS.items()}
-            design["modules"]["top"].setdefault("settings", {}).update(settings)
+            design["modules"]["top"].setdefault("settings", {}).update(_SETTINGS)
             (work / _PLACED).write_text(json.dumps(design))
 
         def route(work: Path) -> None:
