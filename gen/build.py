@@ -24,7 +24,7 @@ from hiddenfold.gen.steps import Progress, Steps, run_logged
 from hiddenfold.gen.synth import synthesis_script
 from hiddenfold.gen.target import Target
 from hiddenfold.gen.timing import core_fmax, read_report, summary, wanted_clocks
-from hiddenfold.gen.tools import ToolError, find_yosys
+from hiddenfold.gen.tools import ToolError, find_compiler, find_yosys
 
 __all__ = ["BOARDS", "build"]
 
@@ -84,6 +84,7 @@ def build(
         progress(f"the board's PLL makes {clock:g} MHz, not {wanted:g}")
     place_and_route = _program("run_nextpnr_ecp5", "nextpnr-ecp5")
     pack = _program("run_ecppack", "ecppack")
+    find_compiler()  # before the steps that take minutes
     folder = Path(out_dir).absolute()
     with Steps.open(folder, progress) as steps:
         core = _core(steps, target)

@@ -356,6 +356,14 @@ def test_steps_of_a_build(tmp_path, tools, small, told):
     assert calls[0] == "board"
 
 
+def test_a_missing_compiler_is_found_missing_at_once(tmp_path, tools, small, monkeypatch):
+    monkeypatch.setenv("CXX", "none")
+    monkeypatch.setattr(build_module, "find_compiler", build_module.find_compiler.__wrapped__)
+    with pytest.raises(ToolError, match=r"^no C\+\+ compiler found \(tried none\): "):
+        build_module.build(small, tmp_path)
+    assert tools[0] == []
+
+
 def test_a_tool_of_the_system_that_changed_works_again(tmp_path, tools, small, monkeypatch):
     calls, _ = tools
     program = tmp_path / "nextpnr"
