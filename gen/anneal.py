@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the wires of nextpnr's placement on ECP5 shorter, by simulated annealing (anneal.cpp).
 
-nextpnr's own refinement takes only what is better at once. On the ULX3S design this makes wires
-shorter by a tenth to a fifth more, which decides whether they can all be routed (docs/boards.md).
+nextpnr's own refinement takes only what is better at once. On the ULX3S designs this makes wires
+shorter by a tenth to a sixth more (docs/boards.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.gen.floorplan import LOGIC_ROWS
+from hiddenfold.gen.floorplan import LOGIC_ROWS, net_at
 from hiddenfold.gen.steps import Progress, run_logged
 from hiddenfold.gen.tools import ToolError, find_compiler
 
@@ -97,7 +97,7 @@ def _put(cell: dict[str, Any], x: int, y: int, place: int) -> None:
 def _key(cell: dict[str, Any], needs: tuple[tuple, tuple]) -> tuple:
     """What must be equal to that of a flip-flop's neighbours."""
     ports, parameters = needs
-    nets = tuple((cell["connections"].get(port) or [None])[0] for port in ports)
+    nets = tuple(net_at(cell, port) for port in ports)
     values = [cell["parameters"].get(name) for name in parameters]
     # Of the modes of a reset only the asynchronous one is told apart.
     return nets + tuple(None if value == "LSR_OVER_CE" else value for value in values)

@@ -17,7 +17,7 @@ from typing import Any
 from hiddenfold.gen.target import Target
 from hiddenfold.hw.array_ecp5 import STAGES, lane_groups
 
-__all__ = ["LOGIC_COLUMNS", "LOGIC_ROWS", "fits", "place_array"]
+__all__ = ["LOGIC_COLUMNS", "LOGIC_ROWS", "fits", "net_at", "place_array"]
 
 #: Columns and rows of tiles that hold four slices each.
 LOGIC_COLUMNS = range(2, 125)
@@ -114,7 +114,7 @@ class _Netlist:
         self._registers: dict[int, str] = {}
         for name, cell in self._cells.items():
             if cell["type"] == "TRELLIS_FF":
-                net = _net(cell, "DI")
+                net = net_at(cell, "DI")
                 if isinstance(net, int):
                     self._registers.setdefault(net, name)
         self._free = 1 + max(
@@ -131,18 +131,18 @@ class _Netlist:
         sums = []
         row_of: dict[int | str | None, int] = {}
         for chain in self._chains():
-            registers = [name for _, net in self._sums(chain) if (name := self._registers.get(net))]
+            registers = [name for net in self._sums(chain) if (name := self._registers.get(net))]
             keys = Counter(m.groups() for name in registers if (m := _REGISTER.search(name)))
             if keys:
                 (row, name), _ = keys.most_common(1)[0]
                 found[int(row), name] = chain
                 if name == "total":
-                    row_of |= {_net(self._cells[ff], "Q"): int(row) for ff in registers}
+                    row_of |= {net_at(self._cells[ff], "Q"): int(row) for ff in registers}
             elif sum(_PARTIAL_SUM in name for name in registers) > _HALVES:
                 sums.append(chain)
         # A partial sum belongs to the row that it adds.
         for chain in sums:
-            inputs = (_net(self._carry[cell], port + half) for cell in chain for port in "AB"
+            inputs = (net_at(self._carry[cell], port + half) for cell in chain for port in "AB"
                       for half in "01")  # fmt: skip
             rows = Counter(row_of[net] for net in inputs if net in row_of)
             if rows:
@@ -150,22 +150,22 @@ class _Netlist:
         return found
 
     def _chains(self) -> Iterator[list[str]]:
-        after = {_net(cell, "CIN"): name for name, cell in self._carry.items()}
+        after = {net_at(cell, "CIN"): name for name, cell in self._carry.items()}
         for name, cell in self._carry.items():
-            if isinstance(_net(cell, "CIN"), int):
+            if isinstance(net_at(cell, "CIN"), int):
                 continue
             chain = [name]
-            while (following := after.get(_net(self._carry[chain[-1]], "COUT"))) is not None:
+            while (following := after.get(net_at(self._carry[chain[-1]], "COUT"))) is not None:
                 chain.append(following)
             yield chain
 
-    def _sums(self, chain: list[str]) -> Iterator[tuple[tuple[str, str], int]]:
-        """Carry cell and half, and net of the sum."""
+    def _sums(self, chain: list[str]) -> Iterator[int]:
+        """The nets of a chain's sums."""
         for name in chain:
             for half in "01":
-                net = _net(self._carry[name], f"S{half}")
+                net = net_at(self._carry[name], f"S{half}")
                 if isinstance(net, int):
-                    yield (name, half), net
+                    yield net
 
     def place(self, chain: list[str], x: int, y: int) -> None:
         """Make half cells of carry cells, at places from the tile (x, y) on to the right."""
@@ -210,12 +210,12 @@ class _Netlist:
             raise ValueError(f"carry cell {name}: INJECT1_{half} must be NO")
         contents, inputs = cell["parameters"][f"INIT{half}"], {}
         for address_bit, port in enumerate("ABCD"):
-            net = _net(cell, port + half)
+            net = net_at(cell, port + half)
             if isinstance(net, int):
                 inputs[port] = [net]
             elif net != "1":
                 contents = _without(contents, address_bit)
-        total = _net(cell, f"S{half}")
+        total = net_at(cell, f"S{half}")
         return contents, inputs, total if isinstance(total, int) else None
 
 
@@ -225,6 +225,6 @@ def _without(contents: str, address_bit: int) -> str:
     return "".join(bits[address & ~(1 << address_bit)] for address in reversed(range(16)))
 
 
-def _net(cell: dict[str, Any], port: str) -> int | str | None:
+def net_at(cell: dict[str, Any], port: str) -> int | str | None:
     """The net at a port of one bit: a number, a constant, or None."""
     return (cell["connections"].get(port) or [None])[0]

@@ -25,6 +25,7 @@ SYNTHESIS_FAMILIES = tuple(_COMMANDS)
 
 #: Modules that Yosys maps once and counts as often as they occur.
 _REPEATED = ("*array.row*", "*requantize.channel*")
+_FLATTEN = "setattr -mod -unset keep_hierarchy *; setattr -unset keep_hierarchy */*; flatten; clean"
 
 #: What one cell counts for. A carry cell of ECP5 (CCU2C) occupies two LUTs, a distributed memory
 #: (TRELLIS_DPR16X4) six: four hold the bits, its write port takes the places of two. CARRY4 of the
@@ -98,10 +99,14 @@ def synthesize(target: Target, family: str, top: str = "core") -> dict[str, Any]
     }
 
 
-def synthesis_script(family: str, top: str) -> str:
-    """Yosys commands that map a design that has been read to the cells of a family."""
+def synthesis_script(family: str, top: str, *, flat: bool = False) -> str:
+    """Yosys commands that map a design that has been read to the cells of a family.
+
+    Repeated modules stay modules, which are mapped once, unless ``flat`` dissolves them afterwards.
+    """
     keep = "; ".join(f"setattr -mod -set keep_hierarchy 1 {module}" for module in _REPEATED)
-    return f"{keep}; {_COMMANDS[family]} -top {top}"
+    script = f"{keep}; {_COMMANDS[family]} -top {top}"
+    return f"{script}; {_FLATTEN}" if flat else script
 
 
 def count_cells(cells: Mapping[str, int], family: str) -> dict[str, int]:

@@ -51,9 +51,8 @@ def synthesized(tmp_path_factory):
     top = Inside(Inside(array, "array"), "conv")
     text = verilog.convert(top, name="top", platform=Platform("ecp5"), emit_src=False)
     (folder / "top.v").write_text(text)
-    flat = "setattr -mod -unset keep_hierarchy *; setattr -unset keep_hierarchy */*; flatten; clean"
     run_yosys(
-        f"read_verilog top.v; {synthesis_script('ecp5', 'top')}; {flat}; write_json top.json",
+        f"read_verilog top.v; {synthesis_script('ecp5', 'top', flat=True)}; write_json top.json",
         cwd=folder,
     )
     return json.loads((folder / "top.json").read_text()), wanted
