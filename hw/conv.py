@@ -99,8 +99,7 @@ class ConvEngine(wiring.Component):
         Address of the memory image and of the layer's affine record.
     mask_cmd, mask_data, affine_cmd, affine_data
         Ports of the read channel.
-    a_en, a_addr, a_data, b_en, b_addr, b_part, b_ready, b_data, w_next, w_en, w_addr,
-    w_data
+    a_en, a_addr, a_data, b_en, b_addr, b_part, b_ready, b_data, w_en, w_addr, w_data
         Ports of the activation memory, see ``Drain``.
     o
         Beats of logits.
@@ -157,10 +156,9 @@ class ConvEngine(wiring.Component):
                 "b_part": Out(range(lanes // drain_rows)),
                 "b_ready": In(1),
                 "b_data": In(drain_rows * 8),
-                "w_next": Out(1),
                 "w_en": Out(lanes // drain_rows),
                 "w_addr": Out(address_bits),
-                "w_data": Out(lanes * 8),
+                "w_data": Out(drain_rows * 8),
                 "o": Out(stream.Signature(bus_bits)),
                 "mask_error": Out(1),
                 "affine_error": Out(1),
@@ -288,7 +286,6 @@ class ConvEngine(wiring.Component):
             self.b_part.eq(drain.res_part),
             drain.res_ready.eq(self.b_ready),
             drain.res_data.eq(self.b_data),
-            self.w_next.eq(drain.w_next),
             self.w_en.eq(drain.w_en),
             self.w_addr.eq(drain.w_addr),
             self.w_data.eq(drain.w_data),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerator: what is shipped as Verilog module ``hiddenfold``."""
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetInserter, ResetSignal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -57,17 +57,24 @@ class Accelerator(wiring.Component):
         registers, engine, control = self.registers, self.engine, self.control
         m.submodules.registers = registers
         m.submodules.control = control
-        m.submodules.engine = ResetInserter(control.clear)(engine)
+        # The engine is reset while it rests, from a register: the net goes across the device.
+        m.domains.engine = ClockDomain()
+        m.submodules.engine = DomainRenamer("engine")(engine)
+        rest = Signal(init=1)
+        m.d.sync += rest.eq(control.rest)
         m.d.comb += [
             ClockSignal().eq(self.aclk),
             ResetSignal().eq(~self.aresetn),
+            ClockSignal("engine").eq(self.aclk),
+            ResetSignal("engine").eq(rest),
             self.irq.eq(registers.irq),
             registers.busy.eq(control.busy),
             registers.done.eq(control.done),
             registers.fail.eq(control.fail),
             registers.error.eq(control.code),
             registers.error_pc.eq(control.fail_pc),
-            registers.images_done.eq(engine.images_done),
+            registers.images_done.eq(control.images_done),
+            control.images.eq(engine.images_done),
             control.start.eq(registers.start),
             control.abort.eq(registers.abort),
             control.watchdog.eq(registers.watchdog),

@@ -50,11 +50,9 @@ class Drain(wiring.Component):
         Constants of a block, see ``AffineLoader``.
     res_en, res_addr, res_part, res_ready, res_data
         Reads of ``drain_rows`` channels of the activation memory, may be refused.
-    w_next
-        Something is written in the next cycle.
     w_en, w_addr, w_data
-        Write port of the activation memory, in segments of ``drain_rows`` channels; data are 0
-        without a write.
+        Writes to the activation memory: bit ``i`` of ``w_en`` writes segment ``i``, of
+        ``drain_rows`` channels. Data are 0 in other cycles.
     o
         Beats of logits.
     done
@@ -109,10 +107,9 @@ class Drain(wiring.Component):
                 "res_part": Out(range(lanes // drain_rows)),
                 "res_ready": In(1),
                 "res_data": In(drain_rows * 8),
-                "w_next": Out(1),
                 "w_en": Out(lanes // drain_rows),
                 "w_addr": Out(address_bits),
-                "w_data": Out(lanes * 8),
+                "w_data": Out(drain_rows * 8),
                 "o": Out(stream.Signature(bus_bits)),
                 "done": Out(1, init=1),
                 "overflow": Out(1),
@@ -215,11 +212,10 @@ class Drain(wiring.Component):
             requantize.shift.eq(self.shift),
             requantize.residual.eq(Mux(self.add_residual, self.residual, 0)),
             requantize.out_bits.eq(self.out_bits),
-            self.w_next.eq(live[latency - 1] & ~self.logits),
-            requantize.keep.eq(self.w_next),
+            requantize.keep.eq(live[latency - 1] & ~self.logits),
             self.w_en.eq(store << places[latency]),
             self.w_addr.eq(address[latency]),
-            self.w_data.eq(requantize.y.replicate(lanes // drain_rows)),
+            self.w_data.eq(requantize.y),
         ]
 
         # Logits: a 32-bit sum a row. The sums move in a circle, a part of the rows at a time, past

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything of the accelerator that a run resets."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
@@ -281,38 +284,39 @@ class Engine(wiring.Component):
             save.r_data.eq(memory.b_data),
         ]
         # Writers are 0 while they do not write, which saves a multiplexer as wide as a word. A word
-        # of a LOAD waits for a cycle that no unit has claimed.
+        # of a LOAD waits for a cycle in which no unit writes.
         load_en = Signal(len(memory.w_data) // len(load.w_data))
-        load_addr = Signal.like(memory.w_addr, reset_less=True)
-        load_data = Signal.like(load.w_data, reset_less=True)
-        m.d.comb += load.w_ready.eq(~(conv.w_next | unfold.act_w_next | pool.act_w_next))
-        m.d.sync += [load_en.eq(0), load_addr.eq(load.w_addr), load_data.eq(0)]
+        load_data = Signal.like(load.w_data)
+        m.d.comb += load.w_ready.eq(~(conv.w_en.any() | unfold.act_w_en | pool.act_w_en.any()))
         with m.If(load.w_en & load.w_ready):
-            m.d.sync += [load_en.eq(1 << load.w_part), load_data.eq(load.w_data)]
+            m.d.comb += [load_en.eq(1 << load.w_part), load_data.eq(load.w_data)]
+        # All but IMAGE write one part, which goes to every place in the word. Tools would make the
+        # OR anew for each of them.
+        part_writers = (conv.w_data, pool.act_w_data, load_data)
+        part = Signal(max(map(len, part_writers)), attrs={"keep": 1})
+        m.d.comb += part.eq(
+            reduce(or_, (data.replicate(len(part) // len(data)) for data in part_writers))
+        )
 
         def segments(parts) -> Cat:
             """Return the enables of the memory's segments when some ``parts`` are written."""
             return Cat(part.replicate(len(memory.w_en) // len(parts)) for part in parts)
 
-        m.d.comb += [
+        # The memory lies all over the device.
+        m.d.sync += [
             memory.w_en.eq(
                 conv.w_en | segments(pool.act_w_en) | segments(unfold.act_w_en) | segments(load_en)
             ),
-            memory.w_data.eq(
-                conv.w_data
-                | unfold.act_w_data
-                | pool.act_w_data
-                | load_data.replicate(len(load_en))
-            ),
+            memory.w_data.eq(unfold.act_w_data | part.replicate(len(memory.w_data) // len(part))),
             memory.w_addr.eq(conv.w_addr),
         ]
         for enable, address in (
             (unfold.act_w_en, unfold.act_w_addr),
             (pool.act_w_en.any(), pool.act_w_addr),
-            (load_en.any(), load_addr),
+            (load_en.any(), load.w_addr),
         ):
             with m.If(enable):
-                m.d.comb += memory.w_addr.eq(address)
+                m.d.sync += memory.w_addr.eq(address)
 
         # Bus.
         def end_of(name: str) -> Signal:

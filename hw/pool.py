@@ -32,11 +32,9 @@ class Pool(wiring.Component):
         Pulse, not before the last write.
     act_r_en, act_r_addr, act_r_data
         Reads; data come ``READ_LATENCY`` cycles after the address and are 0 in other cycles.
-    act_w_next
-        ``act_w_en`` of the next cycle.
     act_w_en, act_w_addr, act_w_data
-        Writes; bit ``i`` of ``act_w_en`` writes part ``i``, which ``act_w_data`` has in the place
-        of every part. Data are 0 in other cycles, in which a LOAD may write.
+        Writes; bit ``i`` of ``act_w_en`` writes part ``i``. Data are 0 in other cycles, in which a
+        LOAD may write.
     """
 
     def __init__(self, *, lanes: int, part_lanes: int, act_addr_bits: int):
@@ -60,10 +58,9 @@ class Pool(wiring.Component):
                 "act_r_en": Out(1),
                 "act_r_addr": Out(act_addr_bits),
                 "act_r_data": In(lanes * 8),
-                "act_w_next": Out(1),
                 "act_w_en": Out(lanes // part_lanes),
                 "act_w_addr": Out(act_addr_bits),
-                "act_w_data": Out(lanes * 8),
+                "act_w_data": Out(part_lanes * 8),
             }
         )
 
@@ -236,8 +233,7 @@ class Pool(wiring.Component):
         address = Signal(self._addr_bits)
         m.d.comb += [
             pipeline[-1].eq(complete),
-            self.act_w_next.eq(complete),
-            self.act_w_data.eq(result.replicate(self._parts)),
+            self.act_w_data.eq(result),
         ]
         m.d.sync += [self.act_w_en.eq(complete << made), self.act_w_addr.eq(address)]
         with m.If(complete & (made == self._parts - 1)):

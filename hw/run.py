@@ -17,12 +17,14 @@ class RunControl(wiring.Component):
     -------
     start, abort, watchdog
         From the registers.
-    clear, engine_start, flush, stop
-        To the engine: reset for a cycle, then start; see :class:`Engine`.
+    rest, engine_start, flush, stop
+        To the engine: reset in the next cycle; start; see :class:`Engine`.
     finished, idle, error, failed, pc
         From the engine.
-    busy, done, fail, code, fail_pc
-        To the registers. ``fail`` comes at once with the first error, ``done`` and the end of
+    images
+        Images that the engine has done.
+    busy, done, fail, code, fail_pc, images_done
+        To the registers; the last of these is kept while the engine rests. ``fail`` comes at once with the first error, ``done`` and the end of
         ``busy`` when the bus is quiet and the counters have settled.
     read_beat, write_beat, array_cycle, tile_stall, drain_stall, bus_stall, transfer_stall
         Events of a cycle.
@@ -48,7 +50,7 @@ class RunControl(wiring.Component):
                 "start": In(1),
                 "abort": In(1),
                 "watchdog": In(32),
-                "clear": Out(1),
+                "rest": Out(1),
                 "engine_start": Out(1),
                 "flush": Out(1),
                 "stop": Out(1),
@@ -57,11 +59,13 @@ class RunControl(wiring.Component):
                 "error": In(Error),
                 "failed": In(1),
                 "pc": In(32),
+                "images": In(16),
                 "busy": Out(1),
                 "done": Out(1),
                 "fail": Out(1),
                 "code": Out(8),
                 "fail_pc": Out(32),
+                "images_done": Out(16),
                 "read_beat": In(1),
                 "write_beat": In(1),
                 "array_cycle": In(1),
@@ -81,8 +85,9 @@ class RunControl(wiring.Component):
         clock_left = Signal(signed(33))  # minus one
         watching = Signal()
         late = Signal()
+        clear = Signal()  # of watchdog and counters
         m.d.comb += late.eq(watching & clock_left[-1])
-        with m.If(self.clear):
+        with m.If(clear):
             m.d.sync += [clock_left.eq(self.watchdog - 1), watching.eq(self.watchdog != 0)]
         with m.Elif(active & ~clock_left[-1]):
             m.d.sync += clock_left.eq(clock_left - 1)
@@ -102,10 +107,9 @@ class RunControl(wiring.Component):
         m.d.comb += self.fail_pc.eq(self.pc)
         with m.FSM() as fsm:
             with m.State("IDLE"):
-                # After an abort a command may still wait in the engine, until the next start.
-                m.d.comb += self.stop.eq(1)
+                m.d.comb += [self.stop.eq(1), self.rest.eq(~self.start)]
                 with m.If(self.start):
-                    m.d.comb += self.clear.eq(1)
+                    m.d.comb += clear.eq(1)
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += self.engine_start.eq(1)
@@ -126,7 +130,8 @@ class RunControl(wiring.Component):
                 with m.If(self.idle):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
-                m.d.comb += self.stop.eq(1)
+                # What an abort has left in the engine is gone before the next start.
+                m.d.comb += [self.stop.eq(1), self.rest.eq(1)]
                 m.d.sync += settle.eq(settle + 1)
                 with m.If(settle == Counters.SETTLE - 1):
                     m.d.comb += self.done.eq(well)
@@ -135,6 +140,9 @@ class RunControl(wiring.Component):
                 self.busy.eq(~fsm.ongoing("IDLE")),
                 active.eq(self.busy & ~fsm.ongoing("SETTLE")),
             ]
+
+        with m.If(active):
+            m.d.sync += self.images_done.eq(self.images)
 
         byte_shift = exact_log2(self._bus_bytes)
         events = {
@@ -150,7 +158,7 @@ class RunControl(wiring.Component):
         shifts = tuple(events[name][1] for name in self.COUNTERS)
         m.submodules.counters = counters = Counters(shifts=shifts)
         m.d.comb += [
-            counters.clear.eq(self.clear),
+            counters.clear.eq(clear),
             counters.number.eq(self.counter),
             counters.read.eq(self.counter_read),
             self.counter_value.eq(counters.value),

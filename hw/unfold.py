@@ -45,8 +45,6 @@ class Unfold(wiring.Component):
         First byte behind the image, valid with ``done`` and until the next ``start``.
     cmd, data
         Read port of :class:`hiddenfold.hw.axi.ReadChannel`.
-    act_w_next
-        ``act_w_en`` of the next cycle.
     act_w_en, act_w_addr, act_w_data
         Writes whole activation words; lanes beyond the last channel are 0, and all without a write.
     """
@@ -88,7 +86,6 @@ class Unfold(wiring.Component):
                 "next_address": Out(addr_bits),
                 "cmd": Out(stream.Signature(COMMAND)),
                 "data": In(stream.Signature(bus_bits)),
-                "act_w_next": Out(1),
                 "act_w_en": Out(1),
                 "act_w_addr": Out(act_addr_bits),
                 "act_w_data": Out(lanes * 8),
@@ -216,7 +213,6 @@ class Unfold(wiring.Component):
         address = Signal.like(self.act_w_addr)
         m.d.comb += advance.eq(~emit_2 | words_after[-1])
         self._emit(m, window, word, emit_2)
-        m.d.comb += self.act_w_next.eq(emit_2)
         m.d.sync += [self.act_w_en.eq(emit_2), self.act_w_addr.eq(address)]
         with m.If(emit_2):
             m.d.sync += [

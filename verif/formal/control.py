@@ -40,7 +40,9 @@ def harness() -> tuple[Module, list]:
         Assert(dut.code != Error.NONE),
         # No bus transaction begins but in a run.
         Assert(dut.stop == (idle | halted | settling)),
-        Assert(dut.clear == (idle & dut.start)),
+        Assert(inner["clear"] == (idle & dut.start)),
+        # The engine works in a run and for one cycle before it, and what it did stays readable.
+        Assert(dut.rest == ((idle & ~dut.start) | settling)),
         Assert(dut.engine_start == inner.state("fsm", "START")),
     ]
     with m.If(before(m, dut.fail)):
@@ -65,7 +67,7 @@ def harness() -> tuple[Module, list]:
         Assert(settling | (inner["settle"] == 0)),
     ]
     cycles = Signal(64)
-    with m.If(dut.clear):
+    with m.If(inner["clear"]):
         m.d.sync += cycles.eq(0)
     with m.Elif(counting):
         m.d.sync += cycles.eq(cycles + 1)

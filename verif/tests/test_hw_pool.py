@@ -75,18 +75,16 @@ async def run_instruction(ctx, dut, kernel, stride, height, width, words, **chan
     cycles = after = 0
     end = False
     while after < 50:
-        _, _, done, en, place, word = await ctx.tick().sample(
+        _, _, done, en, place, part = await ctx.tick().sample(
             dut.done, dut.act_w_en, dut.act_w_addr, dut.act_w_data
         )
         ctx.set(dut.start, 0)
         assert not (end and (done or en)), "surplus after the end"
-        assert en or not word, "data beside those of a LOAD"
+        assert en or not part, "data beside those of a LOAD"
         if en:
-            # A part of a word lies in the place of every part; those of a word come in order.
+            # The parts of a word come in order.
             parts = len(dut.act_w_en)
-            bits = len(dut.act_w_data) // parts
-            part = word & ((1 << bits) - 1)
-            assert word == sum(part << bits * place for place in range(parts))
+            bits = len(dut.act_w_data)
             assert en == 1 << len(pieces)
             pieces.append(part << bits * len(pieces))
             if len(pieces) == parts:
