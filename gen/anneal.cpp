@@ -25,7 +25,7 @@ constexpr int kPlaces = 8;  // of a tile: each a look-up table and a flip-flop
 constexpr int kWideNet = 64;
 // A chain is tried once in so many times that it is drawn: it has many cells, and costs as much.
 constexpr int kChainEvery = 12;
-constexpr int kBlockRamEvery = 200;
+constexpr int kBlockRamEvery = 100;
 
 enum Kind : char { kLut = 'C', kFlipFlop = 'F', kRamWrite = 'R', kBlockRam = 'E', kFixed = 'X' };
 enum Flag { kPlain = 0, kCarry = 1, kMemory = 2 };  // of a look-up table; 1 of a fed flip-flop
@@ -301,7 +301,9 @@ void exchange_runs(int x, int y, int u, int v) {
   permute(from, to);
 }
 
+// A block RAM without nets is a place that is free.
 void exchange_block_rams(int a, int b) {
+  if (a == b) return;
   Cell &s = cells[a], &t = cells[b];
   const int place_a = tile_at(s.x, s.y), place_b = tile_at(t.x, t.y);
   moved.clear();
@@ -326,6 +328,22 @@ std::pair<int, int> middle_of_nets(int cell) {
     return v[v.size() / 2];
   };
   return {median(xs), median(ys)};
+}
+
+// Try to move a block RAM, near its nets or anywhere.
+void try_block_ram(const std::vector<int> &block_rams, double reach) {
+  auto any = [&] { return block_rams[rng.below(static_cast<int>(block_rams.size()))]; };
+  const int a = any();
+  int b = any();
+  if (rng.next() & 1) {
+    const auto [x, y] = middle_of_nets(a);
+    const int window = static_cast<int>(std::max(4.0, reach));
+    const int u = x + rng.below(2 * window + 1) - window, v = y + rng.below(2 * window + 1) - window;
+    auto away = [&](int i) { return std::abs(cells[i].x - u) + std::abs(cells[i].y - v); };
+    b = *std::min_element(block_rams.begin(), block_rams.end(),
+                          [&](int i, int j) { return away(i) < away(j); });
+  }
+  exchange_block_rams(a, b);
 }
 
 template <typename Fits>
@@ -448,8 +466,7 @@ int main(int argc, char **argv) {
     const double reach = std::max(3.0, 40 * std::pow(0.05, done));
     for (long i = 0, n = std::lround(moves / kParts); i < n; i++) {
       if (i % kBlockRamEvery == 0 && block_rams.size() > 1)
-        exchange_block_rams(block_rams[rng.below(static_cast<int>(block_rams.size()))],
-                            block_rams[rng.below(static_cast<int>(block_rams.size()))]);
+        try_block_ram(block_rams, reach);
       else
         try_cell(movable[rng.below(static_cast<int>(movable.size()))], reach);
     }

@@ -30,6 +30,13 @@ _CONSTANTS = re.compile("PACKER_|glbnet")
 _LOGIC = re.compile(r"X(\d+)/Y(\d+)/SLICE([A-D])\.(K|FF|RAMW)([01]?)$")
 _OTHER = re.compile(r"X(\d+)/Y(\d+)/(?:EBR(\d))?")
 _KINDS = {"TRELLIS_COMB": "C", "TRELLIS_FF": "F", "TRELLIS_RAMW": "R", "DP16KD": "E"}
+#: Places of block RAMs of an LFE5U-85F: column, row, number.
+_BLOCK_RAMS = [
+    (x + 2 * k, y, k)
+    for y in (22, 46, 70, 82)
+    for x in (*range(4, 59, 9), *range(69, 115, 9))
+    for k in range(4)
+]
 _CARRY, _MEMORY = 1, 2
 #: Ports of wide multiplexers, which synthesis makes none of.
 _WIDE = ("OFX", "FXA", "FXB", "F1", "M")
@@ -70,7 +77,7 @@ def anneal(
     lines = (work / "places").read_text().splitlines()
     for file in ("problem", "places", "anneal"):
         (work / file).unlink()
-    for name, line in zip(names, lines, strict=True):
+    for name, line in zip(names, lines[: len(names)], strict=True):
         _put(cells[name], *map(int, line.split()))
     _check(cells, names)
 
@@ -131,7 +138,10 @@ def _problem(module: dict[str, Any], names: list[str]) -> str:
         for bit in cells[name]["connections"].get("FCO", []):
             chained[bit] = k
     keys: dict[tuple, int] = {}
-    lines = [f"{len(names)} {len(numbers)} {len(LOGIC_ROWS)}", " ".join(map(str, LOGIC_ROWS))]
+    used = {_place(cell) for cell in cells.values() if cell["type"] == "DP16KD"}
+    free = [place for place in _BLOCK_RAMS if place not in used]
+    total = len(names) + len(free)
+    lines = [f"{total} {len(numbers)} {len(LOGIC_ROWS)}", " ".join(map(str, LOGIC_ROWS))]
     for name in names:
         cell = cells[name]
         kind = _KINDS.get(cell["type"], "X")
@@ -149,6 +159,8 @@ def _problem(module: dict[str, Any], names: list[str]) -> str:
         nets = [numbers[bit] for bit in sorted(cells_of[name]) if bit in numbers]
         values = (kind, *(_place(cell) or ()), of_tile, of_slice, flag, previous, len(nets), *nets)
         lines.append(" ".join(map(str, values)))
+    # A place that is free is a block RAM without nets.
+    lines += [f"E {x} {y} {number} -1 -1 0 -1 0" for x, y, number in free]
     return "\n".join(lines) + "\n"
 
 

@@ -92,7 +92,12 @@ def _places(target: Target) -> dict[tuple[int, str], tuple[int, int]]:
         del sums["join"]
     gap = _LEFT + 4 * _STEP
     places = {}
-    for number, top in enumerate(_STRIPS[:: len(_STRIPS) // target.rows]):
+    # Rows that are requantized by the same channel are neighbours.
+    parts = target.rows // target.drain_rows
+    order = [
+        part * target.drain_rows + k for k in range(target.drain_rows) for part in range(parts)
+    ]
+    for number, top in zip(order, _STRIPS[:: len(_STRIPS) // target.rows], strict=True):
         for chain, groups in steps.items():
             right, lower = _SIDES[chain]
             for step, group in enumerate(groups):

@@ -24,8 +24,9 @@ class RunControl(wiring.Component):
     images
         Images that the engine has done.
     busy, done, fail, code, fail_pc, images_done
-        To the registers; the last of these is kept while the engine rests. ``fail`` comes at once with the first error, ``done`` and the end of
-        ``busy`` when the bus is quiet and the counters have settled.
+        To the registers. ``fail`` comes at once with the first error, ``done`` and the end of
+        ``busy`` when the bus is quiet and the counters have settled. ``images_done`` is kept while
+        the engine rests.
     read_beat, write_beat, array_cycle, tile_stall, drain_stall, bus_stall, transfer_stall
         Events of a cycle.
     counter, counter_read, counter_value
