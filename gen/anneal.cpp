@@ -26,6 +26,9 @@ constexpr int kWideNet = 64;
 // A chain is tried once in so many times that it is drawn: it has many cells, and costs as much.
 constexpr int kChainEvery = 12;
 constexpr int kBlockRamEvery = 100;
+// Of the longest path: what a wire is part of must be as long to be drawn together, and the power of
+// that with which it is.
+constexpr double kCritical = 0.5, kSharpness = 4;
 
 enum Kind : char { kLut = 'C', kFlipFlop = 'F', kRamWrite = 'R', kBlockRam = 'E', kFixed = 'X' };
 enum Flag { kPlain = 0, kCarry = 1, kMemory = 2 };  // of a look-up table; 1 of a fed flip-flop
@@ -68,6 +71,12 @@ std::vector<Cell> cells;
 std::vector<std::vector<int>> ends;  // of each net: its cells
 std::vector<Box> boxes;
 std::vector<double> weights, costs;  // of each net
+// What draws the cell that drives a net and one that takes it together, since a long path goes there.
+struct Pull {
+  int driver, sink;
+  double weight;
+};
+std::vector<std::vector<Pull>> pulls;  // of each net
 std::array<Tile, kTiles> tiles;
 std::array<int, kTiles> pins;  // ends of nets in a tile
 int pins_free;                 // of a tile, that cost nothing
@@ -146,19 +155,30 @@ Box box_after(int net) {
   return box;
 }
 
+double cost_of(int net, const Box &box) {
+  double cost = weights[net] * box.half();
+  for (const Pull &pull : pulls[net]) {
+    const Cell &c = cells[pull.driver], &d = cells[pull.sink];
+    cost += pull.weight * (std::abs(c.x - d.x) + std::abs(c.y - d.y));
+  }
+  return cost;
+}
+
 // Keep a move whose cells have been moved, or take them back.
 bool keep() {
   static std::vector<int> stamps(ends.size()), touched;
   static std::vector<Box> after;
+  static std::vector<double> costs_after;
   static int stamp = 0;
-  stamp++, touched.clear(), after.clear();
+  stamp++, touched.clear(), after.clear(), costs_after.clear();
   double change = 0;
   for (const Moved &m : moved)
     for (int net : cells[m.cell].nets)
       if (stamps[net] != stamp) stamps[net] = stamp, touched.push_back(net);
   for (int net : touched) {
     after.push_back(box_after(net));
-    change += weights[net] * after.back().half() - costs[net];
+    costs_after.push_back(cost_of(net, after.back()));
+    change += costs_after.back() - costs[net];
   }
   auto carry_pins = [&](bool back) {
     for (const Moved &m : moved) {
@@ -175,7 +195,7 @@ bool keep() {
   if (change <= 0 || rng.unit() < std::exp(-change / temperature)) {
     for (size_t i = 0; i < touched.size(); i++) {
       const int net = touched[i];
-      boxes[net] = after[i], costs[net] = weights[net] * after[i].half();
+      boxes[net] = after[i], costs[net] = costs_after[i];
     }
     return true;
   }
@@ -330,6 +350,16 @@ std::pair<int, int> middle_of_nets(int cell) {
   return {median(xs), median(ys)};
 }
 
+// A cell that this one is drawn to, or -1.
+int drawn_to(int cell) {
+  const std::vector<int> &nets = cells[cell].nets;
+  if (nets.empty()) return -1;
+  const std::vector<Pull> &all = pulls[nets[rng.below(static_cast<int>(nets.size()))]];
+  if (all.empty()) return -1;
+  const Pull &pull = all[rng.below(static_cast<int>(all.size()))];
+  return pull.driver == cell ? pull.sink : pull.sink == cell ? pull.driver : -1;
+}
+
 // Try to move a block RAM, near its nets or anywhere.
 void try_block_ram(const std::vector<int> &block_rams, double reach) {
   auto any = [&] { return block_rams[rng.below(static_cast<int>(block_rams.size()))]; };
@@ -354,17 +384,36 @@ int find_place(Fits fits) {
   return first;
 }
 
+// Try to move a cell out of a tile that is a memory and has room for others.
+void leave_memory(int index, int a, int b) {
+  const Tile &s = tiles[a], &t = tiles[b];
+  if (a == b || t.memory) return;
+  const auto &mine = cells[index].kind == kLut ? s.lut : s.ff;
+  const int at_a = static_cast<int>(std::find(mine.begin(), mine.end(), index) - mine.begin());
+  const int at_b = find_place([&](int k) { return t.lut[k] < 0 && t.ff[k] < 0; });
+  if (t.lut[at_b] >= 0 || t.ff[at_b] >= 0) return;
+  const int lut = s.lut[at_a];
+  if (lut >= 0 && cells[lut].flag == kMemory)
+    exchange_flip_flops(a, at_a, b, at_b);
+  else
+    exchange_places(a, at_a, b, at_b, true);
+}
+
 // Try to move one cell, with what must go with it, near its nets or within `reach`.
 void try_cell(int index, double reach) {
   const Cell &cell = cells[index];
   auto [x, y] = std::pair<int, int>(cell.x, cell.y);
   const bool to_nets = rng.next() & 1;
-  if (to_nets) std::tie(x, y) = middle_of_nets(index);
+  if (to_nets) {
+    const int other = drawn_to(index);
+    std::tie(x, y) = other < 0 ? middle_of_nets(index) : std::pair(cells[other].x, cells[other].y);
+  }
   const int window = static_cast<int>(to_nets ? std::max(1.0, reach / 6) : std::max(2.0, reach));
   x = std::clamp(x + rng.below(2 * window + 1) - window, kLogicLeft, kLogicRight);
   y = std::clamp(y + rng.below(2 * window + 1) - window, kLogicTop, kLogicBottom);
   const int a = tile_at(cell.x, cell.y), b = tile_at(x, y);
   if (!tiles[b].logic) return;
+  if (tiles[a].memory && cell.flag != kMemory && rng.below(2)) return leave_memory(index, a, b);
   if (cell.carry() || tiles[a].memory) {
     if (rng.below(kChainEvery)) return;
     if (rng.below(4) == 0)
@@ -398,6 +447,105 @@ void try_cell(int index, double reach) {
   }
 }
 
+// Of a path's part: the net that drives it, the cell that it goes to (-1: without a wire), and
+// either the net that this cell drives, or the clock that takes it at its end.
+struct Edge {
+  int net, cell, to, clock;
+  double delay;
+};
+struct Wire {
+  int net, driver, clock;  // net: -1 when it is not annealed
+  double start;
+};
+std::vector<Edge> edges;  // from the begin of paths to their ends
+std::vector<Wire> wires_of_paths;
+std::vector<double> periods;
+double timing_price;
+
+// nextpnr's estimate of a wire, in nanoseconds.
+double delay_of(const Edge &edge) {
+  const int driver = wires_of_paths[edge.net].driver;
+  if (edge.cell < 0 || driver < 0) return 0;
+  const int dx = std::abs(cells[driver].x - cells[edge.cell].x);
+  const int dy = std::abs(cells[driver].y - cells[edge.cell].y);
+  if (!dx && !dy) return 0.15;
+  return 0.08 * (6 + dx + dy + std::min(dx, 5) + std::min(dy, 5));
+}
+
+bool read_paths(FILE *file) {
+  int wire_count, edge_count, clock_count;
+  if (fscanf(file, "%d %d %d", &wire_count, &edge_count, &clock_count) != 3) return false;
+  periods.resize(clock_count), wires_of_paths.resize(wire_count);
+  std::vector<Edge> unordered(edge_count);
+  for (double &period : periods)
+    if (fscanf(file, "%lf", &period) != 1) return false;
+  for (Wire &w : wires_of_paths)
+    if (fscanf(file, "%d %d %d %lf", &w.net, &w.driver, &w.clock, &w.start) != 4) return false;
+  std::vector<int> waits(wire_count), ready;  // waits: edges to a net that have not had their turn
+  std::vector<std::vector<int>> from(wire_count);
+  for (int i = 0; i < edge_count; i++) {
+    Edge &e = unordered[i];
+    if (fscanf(file, "%d %d %d %d %lf", &e.net, &e.cell, &e.to, &e.clock, &e.delay) != 5)
+      return false;
+    from[e.net].push_back(i);
+    if (e.to >= 0) waits[e.to]++;
+  }
+  for (int i = 0; i < wire_count; i++)
+    if (!waits[i]) ready.push_back(i);
+  while (!ready.empty()) {
+    const int wire = ready.back();
+    ready.pop_back();
+    for (int i : from[wire]) {
+      edges.push_back(unordered[i]);
+      if (unordered[i].to >= 0 && --waits[unordered[i].to] == 0) ready.push_back(unordered[i].to);
+    }
+  }
+  return true;
+}
+
+// Find what is to be drawn together: the longest paths of each clock, whose delays are returned.
+std::vector<double> weigh_paths() {
+  constexpr double kNone = -1e9;
+  std::vector<double> worst, begin, end, critical(edges.size()), delays;
+  for (const Edge &e : edges) delays.push_back(delay_of(e) + e.delay);
+  for (size_t clock = 0; clock < periods.size(); clock++) {
+    begin.assign(wires_of_paths.size(), kNone), end.assign(wires_of_paths.size(), kNone);
+    for (size_t i = 0; i < wires_of_paths.size(); i++)
+      if (wires_of_paths[i].clock == static_cast<int>(clock)) begin[i] = wires_of_paths[i].start;
+    double longest = 0;
+    for (size_t i = 0; i < edges.size(); i++) {
+      const double at = begin[edges[i].net] + delays[i];
+      if (edges[i].to >= 0)
+        begin[edges[i].to] = std::max(begin[edges[i].to], at);
+      else if (edges[i].clock == static_cast<int>(clock))
+        longest = std::max(longest, at);
+    }
+    for (size_t i = edges.size(); i-- > 0;) {
+      const Edge &e = edges[i];
+      const double rest = e.to >= 0 ? end[e.to] : e.clock == static_cast<int>(clock) ? 0 : kNone;
+      end[e.net] = std::max(end[e.net], rest + delays[i]);
+      const double allowed = std::max(longest, periods[clock]);
+      critical[i] = std::max(critical[i], (begin[e.net] + delays[i] + rest) / allowed);
+    }
+    worst.push_back(longest);
+  }
+  pulls.assign(ends.size(), {});
+  for (size_t i = 0; i < edges.size(); i++) {
+    const auto [net, driver, clock, start] = wires_of_paths[edges[i].net];
+    if (net < 0 || driver < 0 || edges[i].cell < 0 || critical[i] < kCritical) continue;
+    const double weight = timing_price * std::pow(critical[i], kSharpness);
+    auto same = [&](const Pull &pull) { return pull.sink == edges[i].cell; };
+    auto found = std::find_if(pulls[net].begin(), pulls[net].end(), same);
+    if (found == pulls[net].end())
+      pulls[net].push_back({driver, edges[i].cell, weight});
+    else
+      found->weight = std::max(found->weight, weight);
+  }
+  for (int net = 0; net < static_cast<int>(ends.size()); net++)
+    costs[net] = cost_of(net, boxes[net]);
+  return worst;
+}
+
 bool read(FILE *file) {
   int cell_count, net_count, row_count;
   if (fscanf(file, "%d %d %d", &cell_count, &net_count, &row_count) != 3) return false;
@@ -427,7 +575,7 @@ bool read(FILE *file) {
   for (const Cell &c : cells)
     if (c.kind == kLut && c.previous >= 0 && cells[c.previous].x != c.x)
       tiles[tile_at(c.x, c.y)].continued = true;
-  return true;
+  return read_paths(file);
 }
 
 long wires() {
@@ -438,13 +586,14 @@ long wires() {
 
 }  // namespace
 
-// anneal PROBLEM RESULT MOVES SEED HOT COLD PINS PRICE: moves of the whole run, temperatures at its
-// begin and end, pins of a tile that cost nothing, price of the square of the others.
+// anneal PROBLEM RESULT MOVES SEED HOT COLD PINS PRICE TIMING: moves of the whole run, temperatures
+// at its begin and end, pins of a tile that cost nothing, price of the square of the others, how
+// many times dearer the longest path is.
 int main(int argc, char **argv) {
-  if (argc != 9) return 2;
+  if (argc != 10) return 2;
   const double moves = atof(argv[3]), hot = atof(argv[5]), cold = atof(argv[6]);
   rng.state = 0x9e3779b97f4a7c15u ^ (strtoull(argv[4], nullptr, 10) * 0x2545f4914f6cdd1du);
-  pins_free = atoi(argv[7]), pin_price = atof(argv[8]);
+  pins_free = atoi(argv[7]), pin_price = atof(argv[8]), timing_price = atof(argv[9]);
   FILE *file = fopen(argv[1], "r");
   if (!file || !read(file)) return 2;
   fclose(file);
@@ -456,12 +605,19 @@ int main(int argc, char **argv) {
   for (size_t net = 0; net < ends.size(); net++) {
     boxes.push_back(box_of(static_cast<int>(net)));
     weights.push_back(crossing(static_cast<int>(ends[net].size())));
-    costs.push_back(weights.back() * boxes.back().half());
   }
-  printf("wires %ld\n", wires());
-  constexpr int kParts = 1000;
+  costs.resize(ends.size());
+  constexpr int kParts = 1000, kWeighEvery = 5;
   for (int part = 0; part < kParts && !movable.empty(); part++) {
     const double done = double(part) / kParts;
+    if (part % kWeighEvery == 0) {
+      const std::vector<double> worst = weigh_paths();
+      if (part % (2 * kWeighEvery) == 0) {
+        printf("%d%%: wires %ld, longest paths (ns)", part / 10, wires());
+        for (double path : worst) printf(" %.1f", path);
+        printf("\n"), fflush(stdout);
+      }
+    }
     temperature = hot * std::pow(cold / hot, done);
     const double reach = std::max(3.0, 40 * std::pow(0.05, done));
     for (long i = 0, n = std::lround(moves / kParts); i < n; i++) {
@@ -470,7 +626,6 @@ int main(int argc, char **argv) {
       else
         try_cell(movable[rng.below(static_cast<int>(movable.size()))], reach);
     }
-    if (part % 10 == 9) printf("%d%%: wires %ld\n", part / 10 + 1, wires()), fflush(stdout);
   }
   for (const Tile &tile : tiles)
     for (int place = 0; place < kPlaces; place++)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hiddenfold.gen import delays
 from hiddenfold.gen.floorplan import LOGIC_ROWS, net_at
 from hiddenfold.gen.steps import Progress, run_logged
 from hiddenfold.gen.tools import ToolError, find_compiler
@@ -24,6 +26,9 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 _MOVES, _HOT, _COLD = 1500, 1.0, 0.03
 #: Ends of nets in a tile that cost nothing, and what the square of the others costs, in tiles.
 _PINS, _PRICE = 42, 0.03
+#: How many times dearer a wire of the longest path is than one that may be as long as it likes,
+#: less one.
+_TIMING = 1.0
 #: Nets of more ends are not looked at: clocks, constants, the reset.
 _WIDEST = 1500
 _CONSTANTS = re.compile("PACKER_|glbnet")
@@ -52,6 +57,7 @@ def anneal(
     placed: dict[str, Any],
     work: Path,
     *,
+    mhz: Mapping[str, float],
     log: Path,
     seed: int = 1,
     moves: int = _MOVES,
@@ -59,6 +65,7 @@ def anneal(
 ) -> None:
     """Change the places in ``placed``, the JSON that nextpnr writes of a placed design.
 
+    ``mhz`` has the clocks that are wanted, by the names of their nets.
     ``work`` is a folder for files, ``log`` a file for messages, ``moves`` the number of tries for
     each cell. The same inputs give the same places. Raises
     :class:`~hiddenfold.gen.tools.ToolError` when no compiler is found, and for a design with
@@ -66,12 +73,12 @@ def anneal(
     """
     cells = placed["modules"]["top"]["cells"]
     names = [name for name, cell in cells.items() if _place(cell) is not None]
-    (work / "problem").write_text(_problem(placed["modules"]["top"], names))
+    (work / "problem").write_text(_problem(placed["modules"]["top"], names, mhz))
     program = work / "anneal"
     compile_: list[str | Path] = [find_compiler().path, "-std=c++17", "-O3", "-o", program, SOURCE]
     run_logged(compile_, cwd=work, log=log, progress=progress, name="anneal")
     tries = moves * sum(cells[name]["type"] in _KINDS for name in names)
-    numbers = map(str, (tries, seed, _HOT, _COLD, _PINS, _PRICE))
+    numbers = map(str, (tries, seed, _HOT, _COLD, _PINS, _PRICE, _TIMING))
     command: list[str | Path] = [program, "problem", "places", *numbers]
     run_logged(command, cwd=work, log=log, progress=progress, name="anneal")
     lines = (work / "places").read_text().splitlines()
@@ -110,8 +117,8 @@ def _key(cell: dict[str, Any], needs: tuple[tuple, tuple]) -> tuple:
     return nets + tuple(None if value == "LSR_OVER_CE" else value for value in values)
 
 
-def _problem(module: dict[str, Any], names: list[str]) -> str:
-    """The text that anneal.cpp reads: sizes, rows of logic, and a line for each cell."""
+def _problem(module: dict[str, Any], names: list[str], mhz: Mapping[str, float]) -> str:
+    """The text that anneal.cpp reads: sizes, rows of logic, a line for each cell, and paths."""
     cells = module["cells"]
     left_out = {
         bit
@@ -161,6 +168,7 @@ def _problem(module: dict[str, Any], names: list[str]) -> str:
         lines.append(" ".join(map(str, values)))
     # A place that is free is a block RAM without nets.
     lines += [f"E {x} {y} {number} -1 -1 0 -1 0" for x, y, number in free]
+    lines += delays.paths(module, names, numbers, mhz, lambda bit: bit not in left_out)
     return "\n".join(lines) + "\n"
 
 

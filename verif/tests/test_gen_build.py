@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from hiddenfold.gen import build as build_module
+from hiddenfold.gen import places
 from hiddenfold.gen.pll import reachable_clock, settable_clock, with_clock
 from hiddenfold.gen.steps import Steps, run_logged
 from hiddenfold.gen.target import Target
@@ -293,7 +294,8 @@ def tools(monkeypatch):
 
     Yields the names of those that ran, and the clock in MHz and the PLL that place and route finds.
     """
-    calls, found = [], {"mhz": 91.5, "pll": pll(5, 4)}
+    routed = json.dumps({"modules": {"top": {"cells": {}, "netnames": {}}}})
+    calls, found = [], {"mhz": 91.5, "pll": pll(5, 4), "routed": routed}
 
     def run(command, *, cwd, log, progress, name):
         calls.append(name)
@@ -302,8 +304,9 @@ def tools(monkeypatch):
         files = {
             "board": {"top.v": text, "top.lpf": "pins"},
             "synthesis": {"top.json": json.dumps([text, top.read_text() if top.exists() else ""])},
-            "place": {"placed.json": json.dumps({"modules": {"top": {"by": text}}})},
+            "place": {"placed.json": json.dumps({"modules": {"top": {"by": text, "cells": {}}}})},
             "route": {
+                "routed.json": found["routed"],
                 "top.config": f".comment {text}\n\n{found['pll']}",
                 "report.json": json.dumps(without_constraints(report(found["mhz"]))),
             },
@@ -385,6 +388,53 @@ def test_a_tool_of_the_system_that_changed_works_again(tmp_path, tools, small, m
     install("1.1")
     build_module.build(small, tmp_path / "out")
     assert calls == ["place", "anneal", "route", "bitstream"]
+
+
+def test_places_are_constraints_of_the_placer():
+    """With places that are merely loaded, nextpnr exchanges inputs of carries and memories."""
+    attributes = {"NEXTPNR_BEL": "X4/Y5/SLICEA.K0", "BEL_STRENGTH": "5", "src": "a.v:1"}
+    multiplier, pins = {"NEXTPNR_BEL": "X4/Y10/MULT18_0"}, {"CE0": [], "A0": [7]}
+    cells = {
+        "table": {"type": "TRELLIS_COMB", "attributes": attributes, "connections": {"M": []}},
+        "mul": {"type": "MULT18X18D", "attributes": multiplier, "connections": pins},
+    }
+    design = {"modules": {"top": {"cells": cells, "settings": {"place": "1", "seed": "1"}}}}
+    places.as_constraints(design)
+    assert cells["table"]["attributes"] == {"BEL": "X4/Y5/SLICEA.K0", "src": "a.v:1"}
+    assert cells["table"]["connections"] == {"M": []}
+    assert cells["mul"]["attributes"] == {"BEL": "X4/Y10/MULT18_0"}
+    assert cells["mul"]["connections"] == {"CE0": ["x"], "A0": [7]}
+    assert design["modules"]["top"]["settings"] == {"seed": "1"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "pins", "right"),
+    [("CCU2", "AA", True), ("CCU2", "BA", True), ("CCU2", "CD", True), ("CCU2", "CB", False),
+     ("DPRAM", "DD", True), ("DPRAM", "CD", False), ("RAMW_BLOCK", "AB", False),
+     ("LOGIC", "AD", True), (None, "AD", True)],
+)  # fmt: skip
+def test_exchanged_inputs_of_a_routed_design(tmp_path, tools, small, mode, pins, right):
+    parameters = {} if mode is None else {"MODE": mode}
+    bel = {"NEXTPNR_BEL": "X4/Y5/SLICEC.K1"}
+    table = {"type": "TRELLIS_COMB", "attributes": bel, "parameters": parameters}
+    other = {"type": "TRELLIS_FF", "attributes": {"NEXTPNR_BEL": "X4/Y5/SLICEC.FF1"}}
+    hop = "X4/Y5/H02E0701;X4/Y5/0_0_V01->0_0_H02E0701;1"
+    routing = (
+        f"X4/Y5/A5;;1;{hop};X4/Y5/{pins[1]}5_SLICE;X4/Y5/0_0_{pins[0]}5->0_0_{pins[1]}5_SLICE;1"
+    )
+    nets = {"n": {"attributes": {"ROUTING": routing}}, "empty": {"attributes": {}}}
+    cells = {"table": table, "other": other | {"parameters": {}}}
+    tools[1]["routed"] = json.dumps({"modules": {"top": {"cells": cells, "netnames": nets}}})
+    if right:
+        build_module.build(small, tmp_path)
+        return
+    with pytest.raises(ToolError) as raised:
+        build_module.build(small, tmp_path)
+    assert str(raised.value) == (
+        f"nextpnr took input {pins[0]} of the {mode} at X4/Y5/SLICEC.K1 for {pins[1]} (net n): the "
+        "bitstream would compute something else"
+    )
+    assert not (tmp_path / "route").exists() and not (tmp_path / "bitstream").exists()
 
 
 def test_clock_that_is_not_reached_becomes_slower(tmp_path, tools, small):

@@ -12,6 +12,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from hiddenfold.gen import anneal as anneal_module
 from hiddenfold.gen import floorplan
 from hiddenfold.gen.anneal import anneal
 from hiddenfold.gen.emit import Platform
@@ -165,6 +166,7 @@ def test_arrays_that_there_are_places_for(rows, lanes, planes, fits):
 
 
 CLOCK, RESETS, ENABLES = 1, (None, 2), (None, 3, 4)
+OUTPUTS = ("F", "FCO", "Q", "DOB0")
 
 
 def scattered(seed: int) -> dict:
@@ -178,11 +180,13 @@ def scattered(seed: int) -> dict:
             "attributes": {"NEXTPNR_BEL": bel},
             "parameters": dict(parameters),
             "connections": {p: [b] for p, b in connections.items() if b is not None},
+            "port_directions": {p: "output" if p in OUTPUTS else "input" for p in connections},
         }
 
     tiles = [(x, y) for y in floorplan.LOGIC_ROWS[::9] for x in floorplan.LOGIC_COLUMNS[:-2:3]]
     chosen.shuffle(tiles)
     nets = [next(free) for _ in range(300)]
+    tables: list[int] = []
     for number, (x, y) in enumerate(tiles[:250]):
         reset = chosen.choice(RESETS)
         chain = number < 40
@@ -191,24 +195,28 @@ def scattered(seed: int) -> dict:
             tile = f"X{x + place // 8}/Y{y}"
             letter, half = "ABCD"[place % 8 // 2], place % 2
             name = f"c{number}_{place}"
-            out = chosen.choice(nets)
-            pins = {"A": chosen.choice(nets), "B": chosen.choice(nets), "F": next(free)}
+            out = nets[number] if number < 250 and not place else next(free)
+            # Of two levels at most, so that no path is a circle.
+            pins = {"A": chosen.choice(nets), "B": chosen.choice(tables or nets), "F": next(free)}
             if chain:
                 pins |= {"FCI": carry, "FCO": (carry := next(free))}
             mode = {"MODE": "CCU2"} if chain else {}
             if chain or chosen.random() < 0.6:
                 add(name, "TRELLIS_COMB", f"{tile}/SLICE{letter}.K{half}", pins, mode)
                 fed = {"DI": pins["F"]}
+                if not chain and pins["B"] in nets:
+                    tables.append(pins["F"])
             else:
                 fed = {"M": chosen.choice(nets)}
             if chosen.random() < 0.5:
                 ff = {"CLK": CLOCK, "LSR": reset, "CE": ENABLES[place % 8 // 2 % 3], "Q": out}
                 add(name + "q", "TRELLIS_FF", f"{tile}/SLICE{letter}.FF{half}", fed | ff)
     for number in range(6):
-        pins = {"ADA0": chosen.choice(nets), "DOB0": chosen.choice(nets)}
+        pins = {"ADA0": chosen.choice(nets), "CLKA": CLOCK, "DOB0": nets[250 + number]}
         add(f"ram{number}", "DP16KD", f"X{4 + 9 * number}/Y22/EBR0", pins)
     add("fixed", "TRELLIS_IO", "X0/Y20/PIOA", {"O": nets[0]})
-    return {"modules": {"top": {"cells": cells, "netnames": {}}}}
+    netnames = {"clk": {"bits": [CLOCK]}}
+    return {"modules": {"top": {"cells": cells, "netnames": netnames}}}
 
 
 def places(design):
@@ -233,13 +241,14 @@ def wires(design) -> int:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_annealing_shortens_wires_and_breaks_nothing(tmp_path, seed):
     before, after = scattered(seed), scattered(seed)
-    anneal(after, tmp_path, log=tmp_path / "log", moves=300)
+    anneal(after, tmp_path, mhz={"clk": 1}, log=tmp_path / "log", moves=300)
     assert wires(after) < 0.7 * wires(before)
     where = places(after)
     assert len(set(where.values())) == len(where)  # what a slice may hold, anneal() itself checks
-    assert sorted(b for n, b in where.items() if n.startswith("ram")) == sorted(
-        b for n, b in places(before).items() if n.startswith("ram")
-    )
+    for name, bel in where.items():
+        if name.startswith("ram"):
+            x, y, number = map(int, re.match(r"X(\d+)/Y(\d+)/EBR(\d)$", bel).groups())
+            assert y in (22, 46, 70, 82) and (x - 2 * number - 4 - 2 * (x > 66)) % 9 == 0
     assert where["fixed"] == "X0/Y20/PIOA"
     for name, bel in where.items():
         if name.endswith("q") and name[:-1] in where:
@@ -253,10 +262,68 @@ def test_annealing_shortens_wires_and_breaks_nothing(tmp_path, seed):
             assert where[f"c{number}_{place}"] == tile
 
 
+def longest_path(design) -> float:
+    """Of the only clock, in nanoseconds, by following every path from its end."""
+    cells = design["modules"]["top"]["cells"]
+    driver = {
+        c["connections"][p][0]: c for c in cells.values() for p in OUTPUTS if p in c["connections"]
+    }
+    known: dict = {}
+
+    def at(net, cell, port):
+        source = driver.get(net)
+        if source is None:
+            return float("-inf")
+        if port in ("DI", "FCI"):
+            return leaves(net)
+        (x, y), (u, v) = (
+            map(int, re.match(r"X(\d+)/Y(\d+)", c["attributes"]["NEXTPNR_BEL"]).groups())
+            for c in (cell, source)
+        )
+        dx, dy = abs(x - u), abs(y - v)
+        wire = 0.08 * (6 + dx + dy + min(dx, 5) + min(dy, 5)) if dx or dy else 0.15
+        return leaves(net) + wire
+
+    def leaves(net):
+        if net not in known:
+            source = driver[net]
+            pins = {p: n for p, (n,) in source["connections"].items()}
+            if source["type"] == "TRELLIS_COMB":
+                out = next(p for p in ("F", "FCO") if pins.get(p) == net)
+                times = {"A": 0.24, "B": 0.24, "FCI": 0.44} if out == "F" else {
+                    "A": 0.45, "B": 0.45, "FCI": 0.035
+                }  # fmt: skip
+                known[net] = max(at(pins[p], source, p) + t for p, t in times.items() if p in pins)
+            else:
+                known[net] = {"TRELLIS_FF": 0.52, "DP16KD": 5.7}.get(source["type"], float("-inf"))
+        return known[net]
+
+    setups = {"DI": 0.0, "M": 0.3, "CE": 0.3, "LSR": 0.3, "ADA0": 0.2}
+    return max(
+        at(net, cell, port) + setups[port]
+        for cell in cells.values()
+        if cell["type"] in ("TRELLIS_FF", "DP16KD")
+        for port, (net,) in cell["connections"].items()
+        if port in setups
+    )
+
+
+def test_annealing_draws_long_paths_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(anneal_module, "_TIMING", 10.0)
+    relaxed, urgent = scattered(4), scattered(4)
+    for design, mhz in ((relaxed, 1), (urgent, 100)):
+        before = longest_path(design)
+        anneal(design, tmp_path, mhz={"clk": mhz}, log=tmp_path / "log", moves=300)
+        said = [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()]
+        assert said[0] == f"{before:.1f}"
+    assert longest_path(urgent) < 0.95 * longest_path(relaxed)
+    assert wires(urgent) < 1.1 * wires(relaxed)
+
+
 def test_the_same_seed_gives_the_same_places(tmp_path):
     designs = [scattered(3) for _ in range(3)]
     for design, seed in zip(designs, (1, 1, 2), strict=True):
-        anneal(design, tmp_path, log=tmp_path / "log", moves=30, seed=seed)
+        anneal(design, tmp_path, mhz={"clk": 100}, log=tmp_path / "log", moves=30, seed=seed)
     assert places(designs[0]) == places(designs[1]) != places(designs[2])
 
 
@@ -266,4 +333,4 @@ def test_wide_multiplexers_are_refused(tmp_path):
     with pytest.raises(
         ToolError, match="^anneal: c0_0 is part of a multiplexer of several tables$"
     ):
-        anneal(design, tmp_path, log=tmp_path / "log")
+        anneal(design, tmp_path, mhz={"clk": 100}, log=tmp_path / "log")
