@@ -23,9 +23,10 @@ __all__ = ["LOGIC_COLUMNS", "LOGIC_ROWS", "fits", "net_at", "place_array"]
 LOGIC_COLUMNS = range(2, 125)
 LOGIC_ROWS = tuple(y for y in range(2, 94) if y not in (10, 22, 34, 46, 58, 70, 82))
 
-#: Upper rows of the strips: four in each band between rows of block RAMs and multipliers. Beside
-#: block RAMs (rows 22, 46, 70, 82) three rows of tiles stay free for their many wires.
-_STRIPS = tuple(y + k for y in (2, 11, 26, 35, 50, 59, 73, 86) for k in (0, 2, 4, 6))
+#: Upper rows of the strips: four in each band between rows of block RAMs and multipliers. Two rows
+#: of tiles stay free beside block RAMs (rows 22, 46, 70, 82) for their many wires, and one amid the
+#: strips.
+_STRIPS = (2, 4, 6, 8) + tuple(y + k for y in (11, 25, 35, 49, 59, 72, 85) for k in (0, 2, 5, 7))
 #: Tiles of a group's chain and to the next one, which leave others room for their wires.
 _STEP = 7
 #: Columns of the gap, and of what adds up in it: half of them stay free for what passes.

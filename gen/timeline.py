@@ -22,7 +22,7 @@ from hiddenfold.gen.target import Target
 from hiddenfold.gen.tiling import Stripe
 from hiddenfold.gen.transfers import Loads, Saves
 from hiddenfold.hw import isa
-from hiddenfold.hw.isa import Opcode
+from hiddenfold.hw.isa import UNIT_OPCODES, Opcode
 from hiddenfold.sw.operations import Classifier, Unfold
 from hiddenfold.sw.shapes import Execution
 
@@ -150,9 +150,10 @@ class _Machine:
                 last.add(wait)
                 break
             following = steps[number + 1]
-            self._ask(start, iteration, action)
+            begin = start + (action.opcode in UNIT_OPCODES)
+            self._ask(begin, iteration, action)
             came = self._fetch(start)
-            end, spent = self._execute(start, iteration, action, following, came)
+            end, spent = self._execute(begin, iteration, action, following, came)
             after = self._dispatch(came, end + 1)
             spent.cycles += after - start
             spent.add(wait)

@@ -16,9 +16,9 @@ from hiddenfold.hw.axi_merge import WriteMerger, connect_master
 from hiddenfold.hw.axi_read import ReadChannel
 from hiddenfold.hw.axi_write import WriteChannel
 from hiddenfold.hw.conv import ConvEngine
-from hiddenfold.hw.isa import Error, Opcode
+from hiddenfold.hw.isa import UNIT_OPCODES, Error, Opcode
 from hiddenfold.hw.pool import Pool
-from hiddenfold.hw.sequencer import UNIT_OPCODES, Sequencer
+from hiddenfold.hw.sequencer import Sequencer
 from hiddenfold.hw.store import Store
 from hiddenfold.hw.transfer import Load, Save
 from hiddenfold.hw.unfold import Unfold

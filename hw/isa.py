@@ -25,6 +25,12 @@ class Opcode(IntEnum):
     ENDLOOP = 0x21
 
 
+#: Opcodes that a unit executes, in the order of the bits of ``Sequencer.unit_start``.
+UNIT_OPCODES = (Opcode.CONV, Opcode.IMAGE, Opcode.POOL, Opcode.STORE)
+#: Opcodes that are done beside the units' work.
+TRANSFER_OPCODES = (Opcode.LOAD, Opcode.SAVE)
+
+
 class Error(IntEnum):
     """Error codes of register ERROR (docs/spec.md section 9)."""
 

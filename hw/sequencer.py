@@ -10,13 +10,8 @@ from hiddenfold.hw import isa
 from hiddenfold.hw.axi import COMMAND
 from hiddenfold.hw.gearbox import Splitter
 from hiddenfold.hw.instruction import LAYOUT
-from hiddenfold.hw.isa import Error, Opcode
+from hiddenfold.hw.isa import TRANSFER_OPCODES, UNIT_OPCODES, Error, Opcode
 from hiddenfold.hw.signature import Signature
-
-#: Opcodes that a unit executes, in the order of the bits of ``start`` and ``done``.
-UNIT_OPCODES = (Opcode.CONV, Opcode.IMAGE, Opcode.POOL, Opcode.STORE)
-#: Opcodes that are done beside the units' work.
-TRANSFER_OPCODES = (Opcode.LOAD, Opcode.SAVE)
 
 
 class InstructionFetcher(wiring.Component):
@@ -355,6 +350,7 @@ class Sequencer(wiring.Component):
         armed = {opcode: Signal(name=f"armed_{opcode.name.lower()}") for opcode in Opcode}
         goes_armed = Signal()
         may_go = Signal()
+        goes = Signal(len(UNIT_OPCODES))  # the unit starts in the next cycle, wherever it is
         begun_wrong = Signal()
         wrong = Signal(Error)  # what is found when no transfers are waited for
         is_wrong = Signal()
@@ -409,10 +405,7 @@ class Sequencer(wiring.Component):
         m.d.sync += [goes_armed.eq(0), *(flag.eq(0) for flag in armed.values())]
         m.d.comb += [
             may_go.eq(~(check.field_error | check.window_error | waiting)),
-            *(
-                self.unit_start[unit].eq(armed[opcode] & may_go)
-                for unit, opcode in enumerate(UNIT_OPCODES)
-            ),
+            *(goes[unit].eq(armed[opcode] & may_go) for unit, opcode in enumerate(UNIT_OPCODES)),
             *(valid.eq(armed[opcode] & may_go) for opcode, valid, _ in transfers),
             fetcher.start.eq(
                 (goes_armed & may_go)
@@ -421,6 +414,7 @@ class Sequencer(wiring.Component):
             ),
             fetcher.offset.eq(next_pc),
         ]
+        m.d.sync += self.unit_start.eq(goes)
         with m.If(fetcher.start):
             m.d.sync += fetch_pc.eq(next_pc)
         with m.FSM():
@@ -481,7 +475,7 @@ class Sequencer(wiring.Component):
                         m.d.sync += [loop_left.eq(i.count), loop_start.eq(behind)]
                     with m.If(armed[Opcode.ENDLOOP]):
                         m.d.sync += [loop_left.eq(loop_left - 1), self.repeated.eq(loop_left != 1)]
-                    with m.If(self.unit_start.any()):
+                    with m.If(goes.any()):
                         m.next = "UNIT"
                     for opcode, _, ready in transfers:
                         with m.If(armed[opcode] & ~ready):

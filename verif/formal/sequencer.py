@@ -6,8 +6,8 @@ Instructions are free: whatever 64 bytes the memory gives, with a signature that
 
 from amaranth.hdl import Assert, Assume, Cover, Module, Signal
 
-from hiddenfold.hw.isa import BYTES, Error, Opcode
-from hiddenfold.hw.sequencer import TRANSFER_OPCODES, UNIT_OPCODES, Sequencer
+from hiddenfold.hw.isa import BYTES, TRANSFER_OPCODES, UNIT_OPCODES, Error, Opcode
+from hiddenfold.hw.sequencer import Sequencer
 from hiddenfold.verif.formal.prover import Internals, before, inputs, open_up
 
 _TARGET = 5
@@ -42,7 +42,7 @@ def harness() -> tuple[Module, list]:
         m.d.sync += started.eq(1)
     with m.If(~started):
         m.d.comb += Assert(inner.state("fsm", "IDLE"))
-    with m.If(dut.unit_start.any()):
+    with m.If(inner["goes"].any()):
         m.d.sync += working.eq(1)
     with m.Elif(dut.unit_done.any()):
         m.d.sync += working.eq(0)
@@ -103,8 +103,10 @@ def harness() -> tuple[Module, list]:
         m.d.comb += Assert(dut.images_done == dut.images)
 
     # What it does: one thing at a time, after BEGIN, with good fields, never after an error.
-    dispatched = dut.unit_start.any() | dut.load_valid | dut.save_valid | dut.finished
-    one = sum(dut.unit_start) + dut.load_valid + dut.save_valid + dut.finished
+    goes = inner["goes"]  # a unit starts in the next cycle
+    m.d.comb += Assert(dut.unit_start == before(m, goes))
+    dispatched = goes.any() | dut.load_valid | dut.save_valid | dut.finished
+    one = sum(goes) + dut.load_valid + dut.save_valid + dut.finished
     with m.If(dispatched):
         m.d.comb += [
             Assert(one == 1),
