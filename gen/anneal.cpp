@@ -79,7 +79,7 @@ struct Pull {
 std::vector<std::vector<Pull>> pulls;  // of each net
 std::array<Tile, kTiles> tiles;
 std::array<int, kTiles> pins;  // ends of nets in a tile
-int pins_free;                 // of a tile, that cost nothing
+std::array<int, kTiles> pins_free;  // of a tile, that cost nothing
 double pin_price, temperature;
 Random rng;
 
@@ -107,8 +107,8 @@ Box box_of(int net, int without = -1) {
   return box;
 }
 
-double price(int count) {
-  const double over = count - pins_free;
+double price(int tile) {
+  const double over = pins[tile] - pins_free[tile];
   return over > 0 ? pin_price * over * over : 0;
 }
 
@@ -186,9 +186,9 @@ bool keep() {
       const int count = static_cast<int>(c.nets.size());
       int from = tile_at(m.x, m.y), to = tile_at(c.x, c.y);
       if (back) std::swap(from, to);
-      change -= price(pins[from]) + (from == to ? 0 : price(pins[to]));
+      change -= price(from) + (from == to ? 0 : price(to));
       pins[from] -= count, pins[to] += count;
-      change += price(pins[from]) + (from == to ? 0 : price(pins[to]));
+      change += price(from) + (from == to ? 0 : price(to));
     }
   };
   carry_pins(false);
@@ -546,6 +546,17 @@ std::vector<double> weigh_paths() {
   return worst;
 }
 
+// Tiles that have fewer free pins than others.
+bool read_pins(FILE *file) {
+  int count, x, y, fewer;
+  if (fscanf(file, "%d", &count) != 1) return false;
+  while (count--) {
+    if (fscanf(file, "%d %d %d", &x, &y, &fewer) != 3) return false;
+    pins_free[tile_at(x, y)] -= fewer;
+  }
+  return true;
+}
+
 bool read(FILE *file) {
   int cell_count, net_count, row_count;
   if (fscanf(file, "%d %d %d", &cell_count, &net_count, &row_count) != 3) return false;
@@ -575,7 +586,7 @@ bool read(FILE *file) {
   for (const Cell &c : cells)
     if (c.kind == kLut && c.previous >= 0 && cells[c.previous].x != c.x)
       tiles[tile_at(c.x, c.y)].continued = true;
-  return read_paths(file);
+  return read_paths(file) && read_pins(file);
 }
 
 long wires() {
@@ -587,14 +598,15 @@ long wires() {
 }  // namespace
 
 // anneal PROBLEM RESULT MOVES SEED HOT COLD PINS PRICE TIMING: moves of the whole run, temperatures
-// at its begin and end, pins of a tile that cost nothing, price of the square of the others, how
-// many times dearer the longest path is.
+// at its begin and end, pins of a tile that cost nothing, price of the square of the others, price
+// of a tile between two cells on the longest path.
 int main(int argc, char **argv) {
   if (argc != 10) return 2;
   const double moves = atof(argv[3]), hot = atof(argv[5]), cold = atof(argv[6]);
   rng.state = 0x9e3779b97f4a7c15u ^ (strtoull(argv[4], nullptr, 10) * 0x2545f4914f6cdd1du);
-  pins_free = atoi(argv[7]), pin_price = atof(argv[8]), timing_price = atof(argv[9]);
+  pin_price = atof(argv[8]), timing_price = atof(argv[9]);
   FILE *file = fopen(argv[1], "r");
+  pins_free.fill(atoi(argv[7]));
   if (!file || !read(file)) return 2;
   fclose(file);
   std::vector<int> movable, block_rams;

@@ -22,13 +22,13 @@ __all__ = ["SOURCE", "anneal"]
 
 #: The program that does it.
 SOURCE = Path(__file__).with_suffix(".cpp")
-#: Moves tried for each cell, and temperatures (tiles of wire) at the begin and the end.
-_MOVES, _HOT, _COLD = 1500, 1.0, 0.03
+#: Moves tried for each cell, and temperature (tiles of wire) at the begin; that at the end.
+_THOROUGH, _A_LITTLE = (3000, 1.0), (1000, 0.3)
+_COLD = 0.03
 #: Ends of nets in a tile that cost nothing, and what the square of the others costs, in tiles.
 _PINS, _PRICE = 42, 0.03
-#: How many times dearer a wire of the longest path is than one that may be as long as it likes,
-#: less one.
-_TIMING = 1.0
+#: What a tile between two cells on the longest path costs, besides the wire; on others, less.
+_TIMING = 0.5
 #: Nets of more ends are not looked at: clocks, constants, the reset.
 _WIDEST = 1500
 _CONSTANTS = re.compile("PACKER_|glbnet")
@@ -59,26 +59,27 @@ def anneal(
     *,
     mhz: Mapping[str, float],
     log: Path,
+    crowded: Mapping[tuple[int, int], int] | None = None,
     seed: int = 1,
-    moves: int = _MOVES,
     progress: Progress = lambda _: None,
 ) -> None:
     """Change the places in ``placed``, the JSON that nextpnr writes of a placed design.
 
-    ``mhz`` has the clocks that are wanted, by the names of their nets.
-    ``work`` is a folder for files, ``log`` a file for messages, ``moves`` the number of tries for
-    each cell. The same inputs give the same places. Raises
-    :class:`~hiddenfold.gen.tools.ToolError` when no compiler is found, and for a design with
-    multiplexers of several look-up tables (``synth_ecp5 -nowidelut`` makes none).
+    ``mhz`` has the clocks that are wanted, by the names of their nets. With ``crowded``, pins that
+    a tile (column, row) shall have less, the places are changed a little, else thoroughly.
+    ``work`` is a folder for files, ``log`` a file for messages. The same inputs give the same
+    places. Raises :class:`~hiddenfold.gen.tools.ToolError` when no compiler is found, and for a
+    design with multiplexers of several look-up tables (``synth_ecp5 -nowidelut`` makes none).
     """
     cells = placed["modules"]["top"]["cells"]
     names = [name for name, cell in cells.items() if _place(cell) is not None]
-    (work / "problem").write_text(_problem(placed["modules"]["top"], names, mhz))
+    (work / "problem").write_text(_problem(placed["modules"]["top"], names, mhz, crowded or {}))
     program = work / "anneal"
     compile_: list[str | Path] = [find_compiler().path, "-std=c++17", "-O3", "-o", program, SOURCE]
     run_logged(compile_, cwd=work, log=log, progress=progress, name="anneal")
+    moves, hot = _THOROUGH if crowded is None else _A_LITTLE
     tries = moves * sum(cells[name]["type"] in _KINDS for name in names)
-    numbers = map(str, (tries, seed, _HOT, _COLD, _PINS, _PRICE, _TIMING))
+    numbers = map(str, (tries, seed, hot, _COLD, _PINS, _PRICE, _TIMING))
     command: list[str | Path] = [program, "problem", "places", *numbers]
     run_logged(command, cwd=work, log=log, progress=progress, name="anneal")
     lines = (work / "places").read_text().splitlines()
@@ -117,8 +118,13 @@ def _key(cell: dict[str, Any], needs: tuple[tuple, tuple]) -> tuple:
     return nets + tuple(None if value == "LSR_OVER_CE" else value for value in values)
 
 
-def _problem(module: dict[str, Any], names: list[str], mhz: Mapping[str, float]) -> str:
-    """The text that anneal.cpp reads: sizes, rows of logic, a line for each cell, and paths."""
+def _problem(
+    module: dict[str, Any],
+    names: list[str],
+    mhz: Mapping[str, float],
+    crowded: Mapping[tuple[int, int], int],
+) -> str:
+    """The text that anneal.cpp reads: sizes, rows of logic, cells, paths, and crowded tiles."""
     cells = module["cells"]
     left_out = {
         bit
@@ -169,6 +175,8 @@ def _problem(module: dict[str, Any], names: list[str], mhz: Mapping[str, float])
     # A place that is free is a block RAM without nets.
     lines += [f"E {x} {y} {number} -1 -1 0 -1 0" for x, y, number in free]
     lines += delays.paths(module, names, numbers, mhz, lambda bit: bit not in left_out)
+    lines.append(str(len(crowded)))
+    lines += [f"{x} {y} {fewer}" for (x, y), fewer in crowded.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,8 @@
 """From a target to the bitstream of a board: Yosys, nextpnr-ecp5, ecppack.
 
 The placement is ours in part: nextpnr places around the array's carry chains (floorplan.py), and
-what it places is then annealed (anneal.py).
+what it places is then annealed (anneal.py). Where the router still has crowds after some rounds,
+cells are moved away (crowds.py), and it begins again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiddenfold.gen import anneal, delays, emit, floorplan, places
+from hiddenfold.gen import anneal, crowds, delays, emit, floorplan, places
 from hiddenfold.gen.pll import reachable_clock, settable_clock, with_clock
 from hiddenfold.gen.steps import Progress, Steps, run_logged
 from hiddenfold.gen.synth import synthesis_script
@@ -44,7 +46,9 @@ _ROUTE = ("--no-pack", "--no-tmdriv")
 #: and 1 alone would be read as a binary number.
 _SETTINGS = {"router2/bbMargin/x": "10 ", "router2/bbMargin/y": "10 "}
 _REPORT = "report.json"
-_PLACED, _CLOCKS, _ROUTED = "placed.json", "clocks.json", "routed.json"
+_PLACED, _CLOCKS, _ROUTED, _HEAT = "placed.json", "clocks.json", "routed.json", "heat.csv"
+#: Rounds of the router after which the crowds that it still has are looked at.
+_ROUNDS = 15
 
 
 def build(
@@ -104,33 +108,60 @@ def build(
             # What reads the placed design knows nothing of the clocks that are wanted.
             (work / _CLOCKS).write_text(json.dumps(wanted_clocks(log.read_text())))
 
-        def shorten(work: Path) -> None:
-            design = json.loads((placed / _PLACED).read_text())
-            log = steps.folder / "anneal.log"
-            mhz = json.loads((placed / _CLOCKS).read_text())
-            anneal.anneal(design, work, mhz=mhz, log=log, seed=seed, progress=progress)
+        def shorten(
+            work: Path, name: str, before: Path, crowded: crowds.Crowds | None = None
+        ) -> None:
+            design = json.loads((before / _PLACED).read_text())
+            if crowded is None or crowded:
+                mhz = json.loads((placed / _CLOCKS).read_text())
+                log = steps.folder / f"{name}.log"
+                anneal.anneal(
+                    design, work, mhz=mhz, crowded=crowded, log=log, seed=seed, progress=progress
+                )
+            (work / _PLACED).write_text(json.dumps(design))
+
+        def route(
+            work: Path, name: str, before: Path, results: list[str], until: Path | None = None
+        ) -> None:
+            design = json.loads((before / _PLACED).read_text())
             places.as_constraints(design)
             design["modules"]["top"]["settings"] |= _SETTINGS
             (work / _PLACED).write_text(json.dumps(design))
+            command = [*_seen(work, nextpnr), _PLACED, *_ROUTE, *results]
+            _run(steps, command, work, name, until)
+            (work / _PLACED).unlink()
 
-        def route(work: Path) -> None:
-            command = [*_seen(work, [*nextpnr, annealed]), *_ROUTE]
+        def look(work: Path) -> None:
+            # A round's map is whole when the next one is there; fewer rounds leave no crowds.
+            heat = [work / f"heat_congestion_by_coordinate_{_ROUNDS + k}.csv" for k in (0, 1)]
+            route(work, "look", annealed, ["--router2-heatmap", "heat"], heat[1])
+            text = heat[0].read_text() if heat[0].exists() else "0\n"
+            for file in work.glob("heat_*"):
+                file.unlink()
+            (work / _HEAT).write_text(text)
+
+        def finish(work: Path) -> None:
             results = ["--textcfg", "top.config", "--report", _REPORT, "--write", _ROUTED]
-            _run(steps, [*command, *results], work, "route")
+            route(work, "route", eased, results)
             places.check_inputs(json.loads((work / _ROUTED).read_text()))
             (work / _ROUTED).unlink()
 
         inputs: list[str | Path] = [*options, tools[0], netlist, pins, Path(floorplan.__file__)]
         placed = steps.run("place", inputs, place)
+        inputs += [Path(anneal.__file__), anneal.SOURCE, Path(delays.__file__)]
+        annealed = steps.run("anneal", inputs, partial(shorten, name="anneal", before=placed))
         inputs += [
+            *_ROUTE,
             str(_SETTINGS),
-            Path(anneal.__file__),
-            anneal.SOURCE,
-            Path(delays.__file__),
+            str(_ROUNDS),
             Path(places.__file__),
+            Path(crowds.__file__),
         ]
-        annealed = steps.run("anneal", inputs, shorten) / _PLACED
-        routed = steps.run("route", [*inputs, *_ROUTE], route)
+        crowded = crowds.crowds(steps.run("look", inputs, look) / _HEAT)
+        eased = steps.run(
+            "ease", inputs, partial(shorten, name="ease", before=annealed, crowded=crowded)
+        )
+        routed = steps.run("route", inputs, finish)
         report = json.loads((routed / _REPORT).read_text())
         for name, mhz in json.loads((placed / _CLOCKS).read_text()).items():
             report["fmax"][name]["constraint"] = mhz
@@ -200,10 +231,10 @@ def _netlist(steps: Steps, core: Path, top: Path) -> Path:
     return steps.run("synthesis", [script, version, core, top], make) / "top.json"
 
 
-def _run(steps: Steps, command: list, work: Path, name: str) -> Path:
-    """Run a program; return the file of its messages."""
+def _run(steps: Steps, command: list, work: Path, name: str, until: Path | None = None) -> Path:
+    """Run a program, at most until there is a file; return the file of its messages."""
     log = steps.folder / f"{name}.log"
-    run_logged(command, cwd=work, log=log, progress=steps.progress, name=name)
+    run_logged(command, cwd=work, log=log, progress=steps.progress, name=name, until=until)
     return log
 
 

@@ -91,10 +91,17 @@ class Steps:
 
 
 def run_logged(
-    command: Sequence[str | Path], *, cwd: Path, log: Path, progress: Progress, name: str
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    log: Path,
+    progress: Progress,
+    name: str,
+    until: Path | None = None,
 ) -> None:
     """Run a program with its output in a file, and tell the last line of it now and then.
 
+    It is ended, and all is well, when there is the file ``until``.
     Raises :class:`~hiddenfold.gen.tools.ToolError` with the end of the log when it fails. It does
     not outlive an exception in this process.
     """
@@ -112,6 +119,8 @@ def run_logged(
             raise ToolError(f"{command[0]} cannot be started: {error}") from error
         try:
             while process.poll() is None:
+                if until is not None and until.exists():
+                    return
                 time.sleep(_LOOK)
                 now = time.monotonic()
                 if now - told >= _TELL:

@@ -296,9 +296,16 @@ def tools(monkeypatch):
     """
     routed = json.dumps({"modules": {"top": {"cells": {}, "netnames": {}}}})
     calls, found = [], {"mhz": 91.5, "pll": pll(5, 4), "routed": routed}
+    found |= {"look": None, "crowded": []}
 
-    def run(command, *, cwd, log, progress, name):
+    def run(command, *, cwd, log, progress, name, until=None):
         calls.append(name)
+        if name == "look":
+            (cwd / until.name.replace(until.stem.rsplit("_")[-1], "1")).write_text("9,9,\n")
+            if (heat := found["look"]) is not None:
+                rounds = int(until.stem.rsplit("_")[-1]) - 1
+                (cwd / f"heat_congestion_by_coordinate_{rounds}.csv").write_text(heat)
+            return
         text = str([str(word) for word in command])
         top = cwd.parent / "board" / "top.v"
         files = {
@@ -306,6 +313,7 @@ def tools(monkeypatch):
             "synthesis": {"top.json": json.dumps([text, top.read_text() if top.exists() else ""])},
             "place": {"placed.json": json.dumps({"modules": {"top": {"by": text, "cells": {}}}})},
             "route": {
+                "seen.json": (cwd / "placed.json").read_text() if name == "route" else "",
                 "routed.json": found["routed"],
                 "top.config": f".comment {text}\n\n{found['pll']}",
                 "report.json": json.dumps(without_constraints(report(found["mhz"]))),
@@ -318,9 +326,12 @@ def tools(monkeypatch):
 
     monkeypatch.setattr(build_module, "run_logged", run)
     monkeypatch.setattr(build_module.floorplan, "place_array", lambda design, target: 0)
-    monkeypatch.setattr(
-        build_module.anneal, "anneal", lambda design, work, **options: calls.append("anneal")
-    )
+
+    def anneal(design, work, *, crowded, **options):
+        calls.append("anneal")
+        found["crowded"].append(crowded)
+
+    monkeypatch.setattr(build_module.anneal, "anneal", anneal)
     monkeypatch.setattr(build_module, "_program", lambda function, name: (name,))
     monkeypatch.setattr(build_module.emit, "verilog", lambda target, family: f"{family} core")
     return calls, found
@@ -336,21 +347,24 @@ def small():
 def test_steps_of_a_build(tmp_path, tools, small, told):
     calls, place = tools
     found = build_module.build(small, tmp_path, progress=told.append)
-    assert calls == ["board", "synthesis", "place", "anneal", "route", "bitstream"]
+    # The look finds no crowds.
+    assert calls == ["board", "synthesis", "place", "anneal", "look", "route", "bitstream"]
+    assert place["crowded"] == [None]
     assert found["bitstream"] == str(tmp_path / "bitstream" / "ulx3s-small.bit")
     assert (found["clock_mhz"], found["wanted_mhz"], found["timing_met"]) == (90.0, 90, True)
     assert found["clocks"]["sys_clk"]["clock_mhz"] == 50.0
-    annealed = json.loads((tmp_path / "anneal" / "placed.json").read_text())["modules"]["top"]
-    assert annealed["settings"]["router2/bbMargin/x"] == "10 "
+    routed = json.loads((tmp_path / "route" / "seen.json").read_text())["modules"]["top"]
+    assert routed["settings"]["router2/bbMargin/x"] == "10 "
     assert json.loads((tmp_path / "report.json").read_text()) == found
     assert (tmp_path / "report.txt").read_text() == summary(found) + "\n"
     assert found["kept"] == [] and list(found["steps"]) == [
-        *("verilog", "board", "synthesis", "place", "anneal", "route", "bitstream")
+        *("verilog", "board", "synthesis", "place", "anneal"),
+        *("look", "ease", "route", "bitstream"),
     ]
     # Another seed places anew, and nothing before that.
     calls.clear()
     found = build_module.build(small, tmp_path, seed=2, progress=told.append)
-    assert calls == ["place", "anneal", "route", "bitstream"]
+    assert calls == ["place", "anneal", "look", "route", "bitstream"]
     assert found["kept"] == ["verilog", "board", "synthesis"]
     # Another clock is another design.
     calls.clear()
@@ -387,7 +401,21 @@ def test_a_tool_of_the_system_that_changed_works_again(tmp_path, tools, small, m
     assert calls == []
     install("1.1")
     build_module.build(small, tmp_path / "out")
-    assert calls == ["place", "anneal", "route", "bitstream"]
+    assert calls == ["place", "anneal", "look", "route", "bitstream"]
+
+
+def test_crowds_are_eased(tmp_path, tools, small):
+    """Cells are moved away from where the router has crowds."""
+    calls, found = tools
+    rows = ["0," * 30 + "\n"] * 40
+    found["look"] = "".join([*rows[:20], "0," * 12 + "40," + "0," * 17 + "\n", *rows[21:]])
+    build_module.build(small, tmp_path)
+    assert calls[2:] == ["place", "anneal", "look", "anneal", "route", "bitstream"]
+    thorough, crowded = found["crowded"]
+    assert thorough is None
+    assert crowded[20, 12] == 12 and crowded[20, 14] == crowded[18, 12] == round(12 * 0.6065)
+    assert (20, 17) not in crowded and max(crowded.values()) == 12
+    assert not list(tmp_path.glob("look/heat_*"))
 
 
 def test_places_are_constraints_of_the_placer():

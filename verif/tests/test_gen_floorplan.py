@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 from amaranth.back import verilog
@@ -165,6 +166,12 @@ def test_arrays_that_there_are_places_for(rows, lanes, planes, fits):
     assert floorplan.fits(Target(**(fields | shape))) == fits
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Small designs need no more than a tenth of the moves."""
+    monkeypatch.setattr(anneal_module, "_THOROUGH", (300, 1.0))
+
+
 CLOCK, RESETS, ENABLES = 1, (None, 2), (None, 3, 4)
 OUTPUTS = ("F", "FCO", "Q", "DOB0")
 
@@ -241,7 +248,7 @@ def wires(design) -> int:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_annealing_shortens_wires_and_breaks_nothing(tmp_path, seed):
     before, after = scattered(seed), scattered(seed)
-    anneal(after, tmp_path, mhz={"clk": 1}, log=tmp_path / "log", moves=300)
+    anneal(after, tmp_path, mhz={"clk": 1}, log=tmp_path / "log")
     assert wires(after) < 0.7 * wires(before)
     where = places(after)
     assert len(set(where.values())) == len(where)  # what a slice may hold, anneal() itself checks
@@ -313,17 +320,36 @@ def test_annealing_draws_long_paths_together(tmp_path, monkeypatch):
     relaxed, urgent = scattered(4), scattered(4)
     for design, mhz in ((relaxed, 1), (urgent, 100)):
         before = longest_path(design)
-        anneal(design, tmp_path, mhz={"clk": mhz}, log=tmp_path / "log", moves=300)
+        anneal(design, tmp_path, mhz={"clk": mhz}, log=tmp_path / "log")
         said = [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()]
         assert said[0] == f"{before:.1f}"
     assert longest_path(urgent) < 0.95 * longest_path(relaxed)
     assert wires(urgent) < 1.1 * wires(relaxed)
 
 
+def test_cells_leave_crowded_tiles(tmp_path):
+    design = scattered(5)
+    anneal(design, tmp_path, mhz={"clk": 1}, log=tmp_path / "log")
+
+    def pins() -> Counter:
+        """Ends of nets in each tile."""
+        ends: Counter = Counter()
+        for cell in design["modules"]["top"]["cells"].values():
+            tile = tuple(map(int, re.findall(r"\d+", cell["attributes"]["NEXTPNR_BEL"])[:2]))
+            if cell["type"] in ("TRELLIS_COMB", "TRELLIS_FF"):
+                ends[tile] += len({net for (net,) in cell["connections"].values()} - {CLOCK})
+        return ends
+
+    fullest = dict(pins().most_common(5))
+    crowded = dict.fromkeys(fullest, 42)
+    anneal(design, tmp_path, mhz={"clk": 1}, crowded=crowded, log=tmp_path / "log")
+    assert sum(pins()[tile] for tile in fullest) < sum(fullest.values()) / 2
+
+
 def test_the_same_seed_gives_the_same_places(tmp_path):
     designs = [scattered(3) for _ in range(3)]
     for design, seed in zip(designs, (1, 1, 2), strict=True):
-        anneal(design, tmp_path, mhz={"clk": 100}, log=tmp_path / "log", moves=30, seed=seed)
+        anneal(design, tmp_path, mhz={"clk": 100}, log=tmp_path / "log", seed=seed)
     assert places(designs[0]) == places(designs[1]) != places(designs[2])
 
 
