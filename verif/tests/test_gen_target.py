@@ -103,6 +103,7 @@ def test_shipped_targets():
     for name in Target.names():
         assert Target.load(name).name == name
     assert Target.load("ulx3s-85f").macs_per_cycle == 2048
+    assert Target.load("ulx3s-2048").macs_per_cycle == 2048
     assert Target.load("ulx3s-1024").macs_per_cycle == 1024
     assert Target.load("peer-64").macs_per_cycle == 64
     # Fewer than 8 planes: bit-serial passes are in the fast tests.
