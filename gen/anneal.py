@@ -76,12 +76,12 @@ def anneal(
     (work / "problem").write_text(_problem(placed["modules"]["top"], names, mhz, crowded or {}))
     program = work / "anneal"
     compile_: list[str | Path] = [find_compiler().path, "-std=c++17", "-O3", "-o", program, SOURCE]
-    run_logged(compile_, cwd=work, log=log, progress=progress, name="anneal")
+    run_logged(compile_, cwd=work, log=log, progress=progress, name=log.stem)
     moves, hot = _THOROUGH if crowded is None else _A_LITTLE
     tries = moves * sum(cells[name]["type"] in _KINDS for name in names)
     numbers = map(str, (tries, seed, hot, _COLD, _PINS, _PRICE, _TIMING))
     command: list[str | Path] = [program, "problem", "places", *numbers]
-    run_logged(command, cwd=work, log=log, progress=progress, name="anneal")
+    run_logged(command, cwd=work, log=log, progress=progress, name=log.stem)
     lines = (work / "places").read_text().splitlines()
     for file in ("problem", "places", "anneal"):
         (work / file).unlink()
