@@ -21,7 +21,7 @@ TARGET = Target.load("sim-tiny")
 MEMORIES = {"plain": Memory(40, 1), "narrow": Memory(40, 4), "far": Memory(150, 1)}
 #: This far may the predicted cycles of a run be off, in percent. Behind a narrow port much hangs on
 #: which of two ports asks first: of networks 200 to 223 one is off by 2.1 % (its stalls by 2.6 %),
-#: and by 1.3 % less when a command comes two cycles later; the mean is 0.6 %.
+#: and by 1.3 % less if the model fetches instructions two cycles later; the mean is 0.6 %.
 CYCLE_ERROR = 2
 NARROW_ERROR = 3
 
